@@ -1,0 +1,169 @@
+"""Everything that one configuration becomes, and the swap from one to the next."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from extproc.accounts.consumers import Consumers
+from extproc.config.load import ConfigError, Loaded, Problem
+from extproc.core.attempt import Attempt, AttemptExchange
+from extproc.core.call import Call, Consumer, Model, Target
+from extproc.core.chain import Chain
+from extproc.core.exchange import Exchange
+from extproc.core.filter import AttemptFilter, Plugin
+from extproc.core.messages import RequestHead
+from extproc.dialects.endpoints import ENDPOINTS, Endpoint, dialect_of
+from extproc.filters.audit import AuditPlugin
+from extproc.filters.auth import AuthPlugin
+from extproc.filters.credentials import CredentialsFilter, TargetFilter
+from extproc.filters.routing import RoutingPlugin
+from extproc.filters.usage import UsagePlugin
+from extproc.providers.provider import Provider
+from extproc.telemetry import calls, metrics
+from extproc.wire.names import STAGE
+from extproc.wire.session import Session
+
+_KEPT: Final = 4
+"""Configurations that attempts of older calls may still ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What one configuration became. A call keeps the one that it began with, through all its attempts."""
+
+    digest: str
+    models: Mapping[str, Model]
+    providers: Mapping[str, Provider]
+    plugins: Sequence[Plugin]
+    attempt_filters: Sequence[AttemptFilter]
+
+
+def build(loaded: Loaded) -> Build:
+    """Make everything. Raises ConfigError where the parts do not fit together."""
+    providers = _providers(loaded)
+    models = _models(loaded, providers)
+    consumers = {name: Consumer(name, tuple(c.models)) for name, c in loaded.config.consumers.items()}
+
+    def asks_usage(provider: str, endpoint: Endpoint, stream: bool) -> bool:
+        known = providers.get(provider)
+        return known is not None and known.asks_usage(endpoint, stream)
+
+    return Build(
+        digest=loaded.digest,
+        models=models,
+        providers=providers,
+        plugins=(  # outermost first (design: order of concerns)
+            AuditPlugin(calls.observer(time.monotonic)),
+            AuthPlugin(Consumers(consumers, loaded.consumer_digests)),
+            UsagePlugin(asks_usage),
+            RoutingPlugin(
+                models,
+                digest=loaded.digest,
+                max_body=loaded.config.gateway.max_body,
+                since=int(time.time()),
+                keys_of=lambda name: providers[name].keys if name in providers else (),
+            ),
+        ),
+        attempt_filters=(TargetFilter(providers), CredentialsFilter(providers)),
+    )
+
+
+def _providers(loaded: Loaded) -> dict[str, Provider]:
+    made: dict[str, Provider] = {}
+    problems: list[Problem] = []
+    for name, settings in loaded.config.providers.items():
+        try:
+            made[name] = Provider.build(
+                name,
+                kind=settings.kind,
+                base_url=settings.base_url,
+                dialect=settings.dialect,
+                keys=loaded.provider_keys[name],
+                headers=settings.headers,
+                query=settings.query,
+                stream_usage=settings.stream_usage,
+                api_version=settings.api_version,
+            )
+        except ValueError as error:
+            problems.append(Problem(f"providers.{name}", str(error)))
+    if problems:
+        raise ConfigError(loaded.file, problems)
+    return made
+
+
+def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Model]:
+    models: dict[str, Model] = {}
+    for name, settings in loaded.config.models.items():
+        route = tuple(
+            tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in settings.route
+        )
+        dialects = frozenset(providers[t.provider].dialect for group in route for t in group if t.weight)
+        models[name] = Model(name, route, dialects, idle=settings.retry.idle)
+    return models
+
+
+class App:
+    """The configuration in force. ``swap`` is one assignment: calls see the old one or the new one, whole."""
+
+    def __init__(self, first: Build) -> None:
+        self._current = first
+        self._known = {first.digest: first}
+
+    @property
+    def digest(self) -> str:
+        return self._current.digest
+
+    def swap(self, new: Build) -> None:
+        self._known.pop(new.digest, None)
+        self._known[new.digest] = new
+        while len(self._known) > _KEPT:
+            del self._known[next(iter(self._known))]
+        self._current = new
+
+    def open_session(self, metadata: Mapping[str, str]) -> Session:
+        """The session for one ext_proc stream, by its initial metadata."""
+        stage = metadata.get(STAGE, "")
+        machine: Exchange | AttemptExchange
+        if stage == "router":
+            opening = Opening(self._current.plugins)
+            machine = Exchange(opening, clock=time.monotonic, on_error=calls.error(stage))
+        elif stage == "upstream":
+            machine = AttemptExchange(self._attempt, on_error=calls.error(stage))
+        else:
+            raise ValueError(f"{STAGE} must be router or upstream, not {stage!r}")
+        streams = metrics.gauge(metrics.STREAMS_OPEN, stage)
+        streams.inc()
+        return Session(machine, on_close=streams.dec)
+
+    async def _attempt(self, digest: str, attempt: Attempt) -> None:
+        chosen = self._known.get(digest, self._current)
+        calls.count_attempt(attempt)
+        for each in chosen.attempt_filters:
+            await each.on_attempt(attempt)
+
+
+class Opening:
+    """Makes a call and its chain from the request's head."""
+
+    __slots__ = ("_plugins",)
+
+    def __init__(self, plugins: Sequence[Plugin]) -> None:
+        self._plugins = plugins
+
+    def __call__(self, head: RequestHead) -> tuple[Call, Chain]:
+        path, _, query = head.headers.get(":path").partition("?")
+        now = time.time()
+        call = Call(
+            id=f"{int(now * 1000):012x}{secrets.token_hex(10)}",
+            headers=head.headers,
+            method=head.headers.get(":method"),
+            path=path,
+            query=query,
+            endpoint=ENDPOINTS.get(path),
+            dialect=dialect_of(path),
+            started=time.monotonic(),
+            time=now,
+        )
+        return call, Chain.open(self._plugins, call)

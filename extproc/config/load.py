@@ -1,0 +1,238 @@
+"""Reading `extproc.yaml`: YAML → document → secrets, with every problem named by its path."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from extproc.config.schema import Config, ConsumerKey, Model, SecretRef
+from extproc.core.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and where: ``path`` is dotted, empty for the file as a whole."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; nothing of it takes effect."""
+
+    def __init__(self, file: Path, problems: Iterable[Problem]) -> None:
+        self.file = file
+        self.problems = tuple(problems)
+        super().__init__(f"{file}: " + "; ".join(str(p) for p in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that is right in itself. ``digest`` names this content, secrets included."""
+
+    config: Config
+    provider_keys: Mapping[str, tuple[Secret, ...]]
+    consumer_digests: Mapping[str, tuple[bytes, ...]]
+    digest: str
+    file: Path
+    files: tuple[Path, ...] = field(default=())
+    """Files that were read beside the configuration: secrets."""
+
+
+def load(file: Path) -> Loaded:
+    """Read and check the file whole. Raises ConfigError with every problem found."""
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(file, [Problem("", f"cannot be read: {error.strerror}")]) from error
+    return parse(raw, file)
+
+
+def parse(raw: bytes, file: Path) -> Loaded:
+    """The same for bytes at hand; ``file`` is where relative paths start."""
+    config = _validated(_yaml(raw, file), file)
+    secrets = _Secrets(file.parent)
+    provider_keys = {
+        name: tuple(
+            Secret(secrets.read(ref, f"providers.{name}.keys[{i}]")) for i, ref in enumerate(provider.keys)
+        )
+        for name, provider in config.providers.items()
+    }
+    consumer_digests = {
+        name: tuple(secrets.digest(key, f"consumers.{name}.keys[{i}]") for i, key in enumerate(consumer.keys))
+        for name, consumer in config.consumers.items()
+    }
+    problems = [*secrets.problems, *_references(config), *_shared_keys(consumer_digests)]
+    if problems:
+        raise ConfigError(file, problems)
+    digest = hashlib.sha256(raw)
+    for content in secrets.contents:
+        digest.update(hashlib.sha256(content).digest())
+    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, tuple(secrets.files))
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `on` is a word, `1:30` is text; and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int)) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key) if isinstance(key, (str, int)) else None
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?", "-+0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _yaml(raw: bytes, file: Path) -> object:
+    try:
+        return yaml.load(raw, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(file, [Problem("", f"{where}{error.problem or error}")]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(file, [Problem("", f"not YAML: {error}")]) from error
+
+
+# --- document -------------------------------------------------------------------------------------------------
+
+
+def _validated(tree: object, file: Path) -> Config:
+    try:
+        return Config.model_validate({} if tree is None else tree)
+    except ValidationError as error:
+        # Input values stay out of the messages: they may be secrets.
+        raise ConfigError(file, [Problem(_path(e["loc"]), _message(e)) for e in error.errors()]) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _message(error: Any) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            return str(error["msg"])
+
+
+def _references(config: Config) -> Iterable[Problem]:
+    for name, model in config.models.items():
+        for path, target in _targets(name, model):
+            if target.provider not in config.providers:
+                known = ", ".join(sorted(config.providers)) or "none"
+                yield Problem(f"{path}.provider", f"no provider is called {target.provider!r}; there are: {known}")
+        for index, group in enumerate(model.route):
+            if not sum(t.weight for t in group):
+                yield Problem(f"models.{name}.route[{index}]", "all weights are 0")
+
+
+def _targets(name: str, model: Model) -> Iterable[tuple[str, Any]]:
+    for g, group in enumerate(model.route):
+        for t, target in enumerate(group):
+            yield f"models.{name}.route[{g}][{t}]", target
+
+
+def _shared_keys(digests: Mapping[str, tuple[bytes, ...]]) -> Iterable[Problem]:
+    owners: dict[bytes, str] = {}
+    for name, keys in digests.items():
+        for index, digest in enumerate(keys):
+            owner = owners.setdefault(digest, name)
+            if owner != name:
+                yield Problem(f"consumers.{name}.keys[{index}]", f"is also a key of {owner}")
+
+
+# --- secrets --------------------------------------------------------------------------------------------------
+
+MIN_KEY: Final = 8
+"""Characters of the shortest key that a consumer may have."""
+
+
+class _Secrets:
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self.problems: list[Problem] = []
+        self.files: list[Path] = []
+        self.contents: list[bytes] = []
+
+    def read(self, ref: SecretRef, path: str) -> str:
+        value = self._value(ref, path)
+        if value is None:
+            return ""
+        if not value:
+            self.problems.append(Problem(path, "the secret is empty"))
+        elif not value.isascii() or not value.isprintable():
+            self.problems.append(Problem(path, "the secret has characters that no HTTP header can carry"))
+        self.contents.append(value.encode())
+        return value
+
+    def digest(self, key: ConsumerKey, path: str) -> bytes:
+        if key.sha256 is not None:
+            return bytes.fromhex(key.sha256)
+        value = self.read(key, path)
+        if 0 < len(value) < MIN_KEY:
+            self.problems.append(Problem(path, f"a consumer's key has at least {MIN_KEY} characters"))
+        return hashlib.sha256(value.encode()).digest()
+
+    def _value(self, ref: SecretRef, path: str) -> str | None:
+        if ref.value is not None:
+            return ref.value
+        if ref.env is not None:
+            value = os.environ.get(ref.env)
+            if value is None:
+                self.problems.append(Problem(path, f"the environment variable {ref.env} is not set"))
+            return value
+        file = self._base / (ref.file or Path())
+        self.files.append(file)
+        try:
+            return file.read_text().rstrip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            self.problems.append(Problem(path, f"{file} cannot be read: {reason}"))
+            return None
+
+
+
+def fingerprint(files: Iterable[Path]) -> bytes:
+    """Changes when the content of any of the files does; a missing file has a fingerprint too."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError:
+            digest.update(b"missing")
+    return digest.digest()

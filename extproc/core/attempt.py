@@ -1,0 +1,94 @@
+"""The state machine of an attempt: one try at one upstream, one message in, one decision out.
+
+It shares nothing with the exchange of the call. What it must know of the call comes in dynamic metadata,
+what it must know of the target in the cluster's metadata, so any worker can serve any attempt.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from extproc.core.errors import PolicyUnavailable, ProtocolError, Refusal, refusal_of, to_answer
+from extproc.core.messages import Answer, Decision, Headers, Message, Metadata, Proceed, RequestBody
+from extproc.dialects.document import Document, InvalidJson
+from extproc.dialects.endpoints import BY_NAME, Endpoint
+
+CALL_FIELDS = ("call_id", "model", "endpoint", "query", "config")
+"""What the router stage tells the upstream stage, as dynamic metadata of the namespace ``extproc``."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one upstream. ``number`` starts at 1; ``headers`` are write-only, Envoy sends none here."""
+
+    call_id: str
+    model: str
+    endpoint: Endpoint
+    query: str
+    provider: str
+    target: str
+    number: int
+    document: Document
+    headers: Headers = field(default_factory=Headers)
+    metadata: dict[str, str | float] = field(default_factory=dict)
+
+
+class AttemptExchange:
+    """One attempt. ``run`` applies the attempt filters of the configuration that the call began with."""
+
+    idle_timeout: float | None = None
+
+    def __init__(
+        self,
+        run: Callable[[str, Attempt], Awaitable[None]],
+        *,
+        on_error: Callable[[str, BaseException], None],
+    ) -> None:
+        self._run = run
+        self._on_error = on_error
+
+    async def receive(self, message: Message) -> Decision:
+        if not isinstance(message, RequestBody):
+            raise ProtocolError(f"the upstream stage got {type(message).__name__}; it is for whole request bodies only")
+        known = message.metadata
+        endpoint = BY_NAME.get(str(known.get("endpoint", "")))
+        dialect = endpoint.dialect if endpoint else "openai"
+        try:
+            if endpoint is None:
+                raise PolicyUnavailable("This call did not pass the gateway's first stage, so it got no credentials.")
+            attempt = _attempt(endpoint, message)
+            await self._run(str(known.get("config", "")), attempt)
+        except Exception as error:  # noqa: BLE001 - fail closed, whatever it was
+            if not isinstance(error, Refusal):
+                self._on_error(str(known.get("call_id", "")), error)
+            return to_answer(refusal_of(error), dialect)
+        body = attempt.document.body
+        attempt.headers["content-length"] = str(len(body))
+        return Proceed(headers=attempt.headers, body=body, metadata=attempt.metadata or None)
+
+    async def on_idle(self) -> Answer | None:
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held for an attempt."""
+
+
+def _attempt(endpoint: Endpoint, message: RequestBody) -> Attempt:
+    try:
+        document = Document.parse(message.body)
+    except InvalidJson as error:
+        raise PolicyUnavailable("The call's body changed on its way through the gateway.") from error
+    call, target = message.metadata, message.attributes
+    return Attempt(
+        call_id=_text(call, "call_id"),
+        model=_text(call, "model"),
+        endpoint=endpoint,
+        query=_text(call, "query"),
+        provider=_text(target, "provider"),
+        target=_text(target, "target"),
+        number=int(target.get("attempt", 1)),
+        document=document,
+    )
+
+
+def _text(fields: Metadata, name: str) -> str:
+    return str(fields.get(name, ""))

@@ -1,0 +1,47 @@
+"""The rendered configuration as files that Envoy watches: written beside, then renamed, in an order that drops no call."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from extproc.config.schema import Config
+from extproc.envoyconf.render import Resources, bootstrap, discovery
+
+BOOTSTRAP: Final = "bootstrap.yaml"
+_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
+_LISTENER: Final = "envoy.config.listener.v3.Listener"
+_ROUTES: Final = "envoy.config.route.v3.RouteConfiguration"
+
+
+class EnvoyFiles:
+    """One directory of files. Clusters are added before routes name them, and taken away after."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def bootstrap(self) -> Path:
+        return self.directory / BOOTSTRAP
+
+    def write_all(self, config: Config, made: Resources, version: str) -> None:
+        """For an Envoy that is not running yet, or may be restarted."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._put(BOOTSTRAP, bootstrap(config, self.directory))
+        self.write_clusters(made, version)
+        self.write_traffic(made, version)
+
+    def write_clusters(self, made: Resources, version: str, *, beside: Resources | None = None) -> None:
+        """``beside``: clusters of an older configuration that calls still use."""
+        names = {cluster["name"] for cluster in made.clusters}
+        older = [c for c in beside.clusters if c["name"] not in names] if beside else []
+        self._put("clusters.yaml", discovery(_CLUSTER, made.clusters + older, version))
+
+    def write_traffic(self, made: Resources, version: str) -> None:
+        """Listeners and routes."""
+        self._put("routes.yaml", discovery(_ROUTES, made.routes, version))
+        self._put("listeners.yaml", discovery(_LISTENER, made.listeners, version))
+
+    def _put(self, name: str, text: str) -> None:
+        beside = self.directory / f".{name}.{os.getpid()}"
+        beside.write_text(text)
+        beside.replace(self.directory / name)

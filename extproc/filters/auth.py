@@ -1,0 +1,65 @@
+"""Identity and permission: whose key it is, and whether its holder may use the model."""
+
+from typing import Final
+
+from extproc.accounts.consumers import Consumers
+from extproc.core.call import Call
+from extproc.core.errors import InvalidKey, ModelNotAllowed
+from extproc.core.filter import Filter, Reply
+from extproc.providers.provider import KEY_HEADERS
+
+MAX_KEY: Final = 512  # characters; no key of ours is longer, and hashing is not for strangers' megabytes
+
+
+class Auth(Filter):
+    def __init__(self, call: Call, consumers: Consumers) -> None:
+        self._call = call
+        self._consumers = consumers
+
+    async def on_request_head(self) -> Reply | None:
+        key = _sent_key(self._call)
+        consumer = self._consumers.find(key)
+        if consumer is None:
+            raise InvalidKey("The API key is not valid.")
+        self._call.consumer = consumer
+        self._call.metadata["consumer"] = consumer.name
+        return None
+
+    async def on_request(self) -> Reply | None:
+        call = self._call
+        if call.consumer is None or call.request is None or not call.consumer.may_use(call.request.model):
+            model = call.request.model if call.request else ""
+            raise ModelNotAllowed(f"This key may not use the model {model!r}.", param="model")
+        return None
+
+
+class AuthPlugin:
+    def __init__(self, consumers: Consumers) -> None:
+        self._consumers = consumers
+
+    def open(self, call: Call) -> Filter:
+        return Auth(call, self._consumers)
+
+
+def _sent_key(call: Call) -> str:
+    """The one key that the client sent. The headers leave the call here: no provider ever sees them."""
+    sent = {}
+    for name in KEY_HEADERS:
+        if name in call.headers:
+            sent[name] = call.headers[name]
+            call.headers.remove(name)
+    bearer = sent.get("authorization")
+    if bearer is not None:
+        scheme, _, credentials = bearer.partition(" ")
+        if scheme.lower() != "bearer":
+            raise InvalidKey("The Authorization header must be: Bearer, a space, and the API key.")
+        sent["authorization"] = credentials
+    keys = {key.strip() for key in sent.values()} - {""}
+    if not keys:
+        raise InvalidKey("No API key was sent. Send it as `Authorization: Bearer KEY`, `x-api-key` or `api-key`.")
+    if len(keys) > 1:
+        raise InvalidKey("Several different API keys were sent; send one.")
+    key = keys.pop()
+    if len(key) > MAX_KEY:
+        raise InvalidKey("The API key is not valid.")
+    return key

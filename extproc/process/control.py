@@ -1,0 +1,62 @@
+"""What supervisor and workers say to each other: JSON lines over a socket pair that the worker inherits.
+
+When either side goes away the other reads the end of the stream, so no process outlives its purpose.
+"""
+
+import asyncio
+import socket
+from typing import Final, TypeVar
+
+import msgspec
+
+_LIMIT: Final = 64 << 20  # bytes of one line: a configuration fits
+
+T = TypeVar("T")
+
+
+class Reload(msgspec.Struct, tag="reload"):
+    """To a worker: use this content of the configuration file."""
+
+    content: bytes
+
+
+class Drain(msgspec.Struct, tag="drain"):
+    """To a worker: stop once the open streams have ended, or ``grace`` seconds have passed."""
+
+    grace: float
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """From a worker: it listens, with this configuration."""
+
+    digest: str
+
+
+class Reloaded(msgspec.Struct, tag="reloaded"):
+    """From a worker: the configuration now in force; ``problem`` where a new one was not taken."""
+
+    digest: str
+    problem: str = ""
+
+
+Command = Reload | Drain
+Report = Ready | Reloaded
+
+
+async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    end.setblocking(False)
+    return await asyncio.open_unix_connection(sock=end, limit=_LIMIT)
+
+
+async def send(writer: asyncio.StreamWriter, message: Command | Report) -> None:
+    writer.write(msgspec.json.encode(message) + b"\n")
+    await writer.drain()
+
+
+async def receive(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
+    """The next message, None when the other side is gone."""
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return None
+    return msgspec.json.decode(line, type=kind) if line.endswith(b"\n") else None

@@ -1,0 +1,310 @@
+"""The parent of the workers: starts them, starts them again, hands them new configurations, ends them in order."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from extproc.app import Build, build
+from extproc.config.load import ConfigError, Loaded, Problem, parse
+from extproc.config.schema import Config
+from extproc.core.tasks import Tasks
+from extproc.envoyconf.files import EnvoyFiles
+from extproc.envoyconf.render import Resources, resources
+from extproc.process.control import Command, Drain, Ready, Reload, Reloaded, Report, open_channel, receive, send
+from extproc.process.envoy import EnvoyAdmin
+from extproc.process.watch import changes
+from extproc.telemetry import log, metrics
+
+_LOG = log.get()
+_START: Final = 30.0  # seconds for a worker to listen
+_BACKOFF: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that keeps ending is started again
+_STEADY: Final = 10.0  # seconds after which a worker counts as sound
+
+WorkerState = Literal["starting", "serving", "down", "draining"]
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process, through all its restarts."""
+
+    index: int
+    state: WorkerState = "starting"
+    process: asyncio.subprocess.Process | None = None
+    digest: str = ""
+    restarts: int = 0
+    reader: asyncio.StreamReader | None = None
+    writer: asyncio.StreamWriter | None = None
+    answers: asyncio.Queue[Reloaded] = field(default_factory=asyncio.Queue)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class ConfigState:
+    """What is in force, and what was refused since."""
+
+    digest: str
+    loaded_at: float
+    problems: tuple[Problem, ...] = ()
+    refused_at: float | None = None
+
+
+class Supervisor:
+    """Runs workers for one configuration file. ``files``: keep Envoy's rendered files up to date there."""
+
+    def __init__(self, loaded: Loaded, content: bytes, *, files: EnvoyFiles | None = None) -> None:
+        self._loaded = loaded
+        self._content = content
+        self._built = build(loaded)
+        self._files = files
+        self._made = self._render(loaded, self._built)
+        self._generation = 0
+        self._tasks = Tasks()
+        self._stopping = False
+        self._admin = EnvoyAdmin(loaded.config.gateway.admin)
+        self.workers = [Worker(i) for i in range(loaded.config.server.workers)]
+        self.config_state = ConfigState(loaded.digest, time.time())
+        metrics.CONFIG_OK.set(1)
+        metrics.CONFIG_TIME.set(time.time())
+
+    @property
+    def config(self) -> Config:
+        return self._loaded.config
+
+    @property
+    def ready(self) -> bool:
+        return not self._stopping and any(w.state == "serving" for w in self.workers)
+
+    def report(self) -> dict[str, Any]:
+        """What `/healthz` says."""
+        state = self.config_state
+        refused = None
+        if state.refused_at is not None:
+            refused = {"at": state.refused_at, "problems": [{"path": p.path, "message": p.message} for p in state.problems]}
+        sound = refused is None and all(w.state == "serving" for w in self.workers)
+        return {
+            "status": "draining" if self._stopping else "ok" if sound else "degraded",
+            "config": {
+                "file": str(self._loaded.file),
+                "digest": state.digest,
+                "loaded_at": state.loaded_at,
+                "refused": refused,
+            },
+            "workers": [
+                {
+                    "index": w.index,
+                    "state": w.state,
+                    "pid": w.process.pid if w.process else None,
+                    "config": w.digest,
+                    "restarts": w.restarts,
+                }
+                for w in self.workers
+            ],
+        }
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """All workers listen when this returns. Raises RuntimeError when one cannot."""
+        if self._files is not None:
+            self._files.write_all(self.config, self._made, self._version())
+        for worker in self.workers:
+            self._tasks.spawn(self._keep(worker))
+        try:
+            async with asyncio.timeout(_START):
+                await asyncio.gather(*(w.ready.wait() for w in self.workers))
+        except TimeoutError:
+            raise RuntimeError("a worker did not start; its reason is in the log") from None
+        self._tasks.spawn(self._watch())
+
+    async def stop(self) -> None:
+        """Drain the workers, then end them."""
+        self._stopping = True
+        grace = self.config.server.drain
+        await asyncio.gather(*(self._end(w, grace) for w in self.workers))
+        await self._tasks.cancel()
+
+    async def _keep(self, worker: Worker) -> None:
+        failures = 0
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                await self._run(worker)
+            except OSError as error:
+                _LOG.error("worker could not be started", worker=worker.index, error=str(error))
+            if self._stopping:
+                return
+            failures = 0 if time.monotonic() - began > _STEADY else failures + 1
+            pause = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+            status = worker.process.returncode if worker.process else None
+            _LOG.error("worker ended", worker=worker.index, status=status, again_in=pause)
+            worker.restarts += 1
+            metrics.WORKER_RESTARTS.inc()
+            await asyncio.sleep(pause)
+
+    async def _run(self, worker: Worker) -> None:
+        """One life of a worker process."""
+        worker.state = "starting"
+        ours, theirs = socket.socketpair()
+        with theirs:
+            worker.process = process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "extproc", "worker",
+                "--config", str(self._loaded.file), "--index", str(worker.index), "--control", str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+        worker.reader, worker.writer = await open_channel(ours)
+        try:
+            with contextlib.suppress(ConnectionError):
+                await send(worker.writer, Reload(self._content))
+            await self._listen(worker)
+        finally:
+            worker.state = "down"
+            worker.writer.close()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await process.wait()
+            metrics.forget(process.pid)
+            self._count_workers()
+
+    async def _listen(self, worker: Worker) -> None:
+        assert worker.reader is not None  # noqa: S101 - set by _run
+        while (report := await receive(worker.reader, Report)) is not None:  # type: ignore[arg-type]
+            worker.digest = report.digest
+            if isinstance(report, Ready):
+                worker.state = "serving"
+                worker.ready.set()
+                self._count_workers()
+                _LOG.info("worker serves", worker=worker.index, config=report.digest)
+            else:
+                worker.answers.put_nowait(report)
+
+    async def _end(self, worker: Worker, grace: float) -> None:
+        process = worker.process
+        if process is None or process.returncode is not None or worker.writer is None:
+            return
+        worker.state = "draining"
+        with contextlib.suppress(ConnectionError):
+            await self._tell(worker, Drain(grace))
+        try:
+            await asyncio.wait_for(process.wait(), grace + 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    @staticmethod
+    async def _tell(worker: Worker, command: Command) -> None:
+        if worker.writer is not None:
+            await send(worker.writer, command)
+
+    def _count_workers(self) -> None:
+        for state in ("starting", "serving", "down", "draining"):
+            metrics.gauge(metrics.WORKERS, state).set(sum(w.state == state for w in self.workers))
+
+    # --- reload -----------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        async for _ in changes(lambda: (self._loaded.file, *self._loaded.files)):
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Read the file again: checked whole, built, handed to every worker, then to Envoy. Or refused whole."""
+        file = self._loaded.file
+        try:
+            content = await asyncio.to_thread(file.read_bytes)
+            loaded, built, made = await asyncio.to_thread(self._prepare, content, file)
+            self._check_fixed(loaded)
+            await self._hand_out(content)
+        except ConfigError as error:
+            self._refuse(error.problems)
+        except OSError as error:
+            self._refuse((Problem("", f"cannot be read: {error.strerror}"),))
+        else:
+            await self._adopt(loaded, content, built, made)
+
+    def _prepare(self, content: bytes, file: Path) -> tuple[Loaded, Build, Resources]:
+        loaded = parse(content, file)
+        built = build(loaded)
+        return loaded, built, self._render(loaded, built)
+
+    def _render(self, loaded: Loaded, built: Build) -> Resources:
+        directory = self._files.directory if self._files else None
+        try:
+            return resources(loaded.config, built.models, built.providers, directory=directory)
+        except FileNotFoundError as error:
+            raise ConfigError(loaded.file, [Problem("gateway.ca", str(error))]) from error
+
+    def _check_fixed(self, new: Loaded) -> None:
+        """What a running process cannot change."""
+        old, fresh = self.config, new.config
+        problems = []
+        if old.server != fresh.server:
+            problems.append(Problem("server", "changed, which takes effect with a restart only; nothing was applied"))
+        for name in ("admin", "directory", "concurrency"):
+            if getattr(old.gateway, name) != getattr(fresh.gateway, name):
+                problems.append(Problem(f"gateway.{name}", "changed, which takes effect with a restart only"))
+        if problems:
+            raise ConfigError(new.file, problems)
+
+    async def _hand_out(self, content: bytes) -> None:
+        """Every serving worker takes it, before Envoy sends calls by it. Restarted workers begin with the newest."""
+        serving = [w for w in self.workers if w.state == "serving"]
+        problems = [p for w in serving if (p := await self._reload_one(w, content))]
+        if problems:
+            raise ConfigError(self._loaded.file, [Problem("", p) for p in problems])
+
+    async def _reload_one(self, worker: Worker, content: bytes) -> str:
+        try:
+            await self._tell(worker, Reload(content))
+            return (await asyncio.wait_for(worker.answers.get(), _START)).problem
+        except (ConnectionError, TimeoutError):
+            return ""  # it is going down, and its successor starts with what is in force
+
+    async def _adopt(self, loaded: Loaded, content: bytes, built: Build, made: Resources) -> None:
+        before, self._made = self._made, made
+        self._loaded, self._content, self._built = loaded, content, built
+        self.config_state = ConfigState(loaded.digest, time.time())
+        metrics.CONFIG_OK.set(1)
+        metrics.CONFIG_TIME.set(time.time())
+        metrics.counter(metrics.RELOADS, "accepted").inc()
+        _LOG.info("configuration in force", config=loaded.digest)
+        if self._files is not None:
+            await self._update_envoy(self._files, before, made)
+
+    async def _update_envoy(self, files: EnvoyFiles, before: Resources, made: Resources) -> None:
+        self._generation += 1
+        files.write_clusters(made, self._version(), beside=before)
+        if not await self._admin.settled(c["name"] for c in made.clusters):
+            _LOG.warning("envoy has not confirmed the new clusters; its routes are switched all the same")
+        files.write_traffic(made, self._version())
+        self._tasks.spawn(self._retire(files, made, self._generation))
+
+    async def _retire(self, files: EnvoyFiles, made: Resources, generation: int) -> None:
+        """Take old clusters away once the calls that may still retry to them have had time to end."""
+        await asyncio.sleep(self.config.server.drain)
+        if generation == self._generation:
+            files.write_clusters(made, f"{self._version()}-retired")
+
+    def _version(self) -> str:
+        return f"{self._loaded.digest}-{self._generation}"
+
+    def _refuse(self, problems: tuple[Problem, ...]) -> None:
+        self.config_state.problems = problems
+        self.config_state.refused_at = time.time()
+        metrics.CONFIG_OK.set(0)
+        metrics.counter(metrics.RELOADS, "refused").inc()
+        _LOG.error("configuration refused; the old one stays", problems=[str(p) for p in problems])
+
+
+def stop_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    event = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, event.set)
+    return event

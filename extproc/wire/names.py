@@ -1,0 +1,27 @@
+"""Names that Envoy's configuration and our wire agree on."""
+
+from typing import Final
+
+NAMESPACE: Final = "extproc"
+"""Namespace of dynamic metadata and of cluster metadata."""
+
+STAGE: Final = "x-extproc-stage"
+"""gRPC initial metadata that says which of our filters opened a stream: `router` or `upstream`."""
+
+ATTRIBUTES: Final[dict[str, str]] = {
+    f"xds.cluster_metadata.filter_metadata['{NAMESPACE}']['provider']": "provider",
+    f"xds.cluster_metadata.filter_metadata['{NAMESPACE}']['target']": "target",
+    "upstream.request_attempt_count": "attempt",
+    "response.code_details": "details",
+}
+"""Attribute expression, as Envoy is configured to send it → our name for it."""
+
+
+def worker_address(address: str, index: int) -> str:
+    """Where worker ``index`` listens: each has an address of its own, so that Envoy balances, not the kernel."""
+    if index == 0:
+        return address
+    if address.startswith("unix:"):
+        return f"{address}.{index}"
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + index}"
