@@ -1,4 +1,4 @@
-"""The state machine of an attempt: one try at one upstream, one message in, one decision out.
+"""The state machine of an attempt: one try at one upstream, messages in, decisions out.
 
 It shares nothing with the exchange of the call. What it must know of the call comes in dynamic metadata,
 what it must know of the target in the cluster's metadata, so any worker can serve any attempt.
@@ -8,7 +8,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from extproc.core.errors import PolicyUnavailable, ProtocolError, Refusal, refusal_of, to_answer
-from extproc.core.messages import Answer, Decision, Headers, Message, Metadata, Proceed, RequestBody
+from extproc.core.messages import (
+    PROCEED,
+    Answer,
+    Decision,
+    Headers,
+    Message,
+    Metadata,
+    Proceed,
+    RequestBody,
+    RequestHead,
+)
 from extproc.dialects.document import Document, InvalidJson
 from extproc.dialects.endpoints import BY_NAME, Endpoint
 
@@ -18,7 +28,7 @@ CALL_FIELDS = ("call_id", "model", "endpoint", "query", "config")
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at one upstream. ``number`` starts at 1; ``headers`` are write-only, Envoy sends none here."""
+    """One try at one upstream. ``number`` starts at 1; ``headers`` holds what this attempt sets and removes."""
 
     call_id: str
     model: str
@@ -45,25 +55,35 @@ class AttemptExchange:
     ) -> None:
         self._run = run
         self._on_error = on_error
+        self._head: RequestHead | None = None
 
     async def receive(self, message: Message) -> Decision:
-        if not isinstance(message, RequestBody):
-            raise ProtocolError(f"the upstream stage got {type(message).__name__}; it is for whole request bodies only")
-        known = message.metadata
+        match message:
+            case RequestHead() if self._head is None and not message.end:
+                self._head = message
+                return PROCEED  # everything is decided when the body is here; Envoy holds the headers until then
+            case RequestBody() if self._head is not None:
+                return await self._decide(self._head, message.body)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} at the upstream stage")
+
+    async def _decide(self, head: RequestHead, body: bytes) -> Decision:
+        known = head.metadata
         endpoint = BY_NAME.get(str(known.get("endpoint", "")))
         dialect = endpoint.dialect if endpoint else "openai"
         try:
             if endpoint is None:
                 raise PolicyUnavailable("This call did not pass the gateway's first stage, so it got no credentials.")
-            attempt = _attempt(endpoint, message)
+            attempt = _attempt(endpoint, head, body)
             await self._run(str(known.get("config", "")), attempt)
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it was
             if not isinstance(error, Refusal):
                 self._on_error(str(known.get("call_id", "")), error)
             return to_answer(refusal_of(error), dialect)
-        body = attempt.document.body
-        attempt.headers["content-length"] = str(len(body))
-        return Proceed(headers=attempt.headers, body=body, metadata=attempt.metadata or None)
+        changed = attempt.document.body
+        # Also where we change nothing: an attempt before this one may have left the length of its own body.
+        attempt.headers["content-length"] = str(len(changed))
+        return Proceed(headers=attempt.headers, body=changed, metadata=attempt.metadata or None)
 
     async def on_idle(self) -> Answer | None:
         return None
@@ -72,12 +92,12 @@ class AttemptExchange:
         """Nothing is held for an attempt."""
 
 
-def _attempt(endpoint: Endpoint, message: RequestBody) -> Attempt:
+def _attempt(endpoint: Endpoint, head: RequestHead, body: bytes) -> Attempt:
     try:
-        document = Document.parse(message.body)
+        document = Document.parse(body)
     except InvalidJson as error:
         raise PolicyUnavailable("The call's body changed on its way through the gateway.") from error
-    call, target = message.metadata, message.attributes
+    call, target = head.metadata, head.attributes
     return Attempt(
         call_id=_text(call, "call_id"),
         model=_text(call, "model"),

@@ -72,19 +72,19 @@ class BodyMode(Enum):
 
 @dataclass(slots=True)
 class RequestHead:
-    """Request headers; ``end`` when no body follows."""
+    """Request headers; ``end`` when no body follows. The first message of a stream, so it carries what is known."""
 
     headers: Headers
     end: bool = False
+    attributes: Metadata = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class RequestBody:
-    """The whole request body. At the upstream stage the first and only message, so it carries what is known."""
+    """The whole request body."""
 
     body: bytes
-    attributes: Metadata = field(default_factory=dict)
-    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(slots=True)

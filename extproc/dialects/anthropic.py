@@ -93,7 +93,7 @@ def error_event(*, status: int, type: str, code: str, message: str, param: str |
 
 def model_card(name: str, created: int) -> dict[str, Any]:
     at = datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"type": "model", "id": name, "display_name": name, "created_at": at}
+    return {"type": "model", "id": name, "display_name": name, "created_at": at, "lifecycle": "active"}
 
 
 def model_list(names: Sequence[str], created: int) -> dict[str, Any]:

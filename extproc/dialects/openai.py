@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from extproc.dialects.document import Document
+from extproc.dialects.document import Document, InvalidField, InvalidJson
 from extproc.dialects.endpoints import Endpoint
 from extproc.dialects.facts import AnswerFacts, Chunk, Parser, Prompt, RequestFacts, decode, model_and_stream, text
 from extproc.dialects.sse import Event, encode
@@ -15,10 +15,6 @@ from extproc.dialects.usage import from_openai
 DONE: Final = b"[DONE]"
 _MESSAGE_FRAME: Final = 4
 """Tokens around each message, after OpenAI's cookbook (``num_tokens_from_messages``)."""
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
 
 
 class _Said(msgspec.Struct, gc=False):
@@ -66,18 +62,24 @@ def read_request(endpoint: Endpoint, document: Document) -> RequestFacts:
     model, stream = model_and_stream(document)
     if endpoint.name == "embeddings":
         return RequestFacts(model, stream, wants_stream_usage=True)
-    options = document.get("stream_options", _StreamOptions)
-    return RequestFacts(model, stream, wants_stream_usage=bool(options and options.include_usage))
+    try:
+        asked = _stream_options(document).get("include_usage", bool)
+    except (InvalidJson, InvalidField) as error:
+        reason = error.message.removesuffix(".")
+        raise InvalidField("stream_options", f"Invalid value for 'stream_options': {reason}.") from error
+    return RequestFacts(model, stream, wants_stream_usage=bool(asked))
 
 
 def ask_for_usage(document: Document) -> None:
     """Have the usage sent at the end of a stream; other options that the client set stay."""
-    options = Document.parse(document.raw("stream_options") or b"{}") if "stream_options" in document else None
-    if options is None:
-        document.set_raw("stream_options", b'{"include_usage":true}')
-    else:
-        options.set("include_usage", True)
-        document.set_raw("stream_options", options.body)
+    options = _stream_options(document)
+    options.set("include_usage", True)
+    document.set_raw("stream_options", options.body)
+
+
+def _stream_options(document: Document) -> Document:
+    raw = document.raw("stream_options")
+    return Document.parse(b"{}" if raw is None or raw == b"null" else raw)
 
 
 def read_prompt(endpoint: Endpoint, document: Document) -> Prompt:

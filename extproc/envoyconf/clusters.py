@@ -151,7 +151,7 @@ def upstream_stage(config: Config) -> Tree:
     return {
         **_filter(config, UPSTREAM_STAGE, "upstream"),
         "processing_mode": {
-            "request_header_mode": "SKIP",
+            "request_header_mode": "SEND",  # holds the headers until the body's answer, which changes them
             "request_body_mode": "BUFFERED",
             "response_header_mode": "SKIP",
             "response_body_mode": "NONE",

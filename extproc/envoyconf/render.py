@@ -23,6 +23,14 @@ ROUTES: Final = "extproc"
 TYPE: Final = "type.googleapis.com/"
 Tree = dict[str, Any]
 
+_NOT_FOR_PROVIDERS: Final = [
+    MODEL_HEADER,
+    "x-envoy-external-address",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -132,7 +140,7 @@ def _route(
             "prefix": prefix,
             "headers": [{"name": MODEL_HEADER, "string_match": {"exact": model.name}}],
         },
-        "request_headers_to_remove": [MODEL_HEADER, "x-forwarded-proto", "x-request-id"],
+        "request_headers_to_remove": _NOT_FOR_PROVIDERS,
         "route": action,
     }
 

@@ -58,9 +58,10 @@ def decode(data: bytes) -> Message:
         raise ProtocolError("not a ProcessingRequest") from error
     match request.WhichOneof("request"):
         case "request_headers":
-            return RequestHead(_headers(request.request_headers), request.request_headers.end_of_stream)
+            head = request.request_headers
+            return RequestHead(_headers(head), head.end_of_stream, _attributes(request), _metadata(request))
         case "request_body":
-            return RequestBody(request.request_body.body, _attributes(request), _metadata(request))
+            return RequestBody(request.request_body.body)
         case "response_headers":
             head = request.response_headers
             return ResponseHead(_headers(head), head.end_of_stream, _attributes(request))

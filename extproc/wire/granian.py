@@ -99,6 +99,11 @@ class Frames:
             self._size = end - start
         return messages
 
+    def finish(self) -> None:
+        """Nothing more comes. Raises StreamError inside a message."""
+        if self._pieces:
+            raise StreamError(grpc.StatusCode.INTERNAL, "the stream ended inside a message")
+
 
 def frame(messages: Iterable[bytes]) -> bytes:
     """Put gRPC's flag and length before each message."""
@@ -125,6 +130,7 @@ class _Reader:
             messages = self._frames.feed(event.get("body", b""))
             if messages:
                 return messages
+        self._frames.finish()
         return None
 
     def look_ahead(self) -> None:
@@ -187,6 +193,11 @@ class _Granian(Granian):
         )
         self._bound = sock
 
+    def finish(self) -> None:
+        """Accept no more and say GOAWAY; ``serve`` returns when the last stream is over."""
+        self.interrupt_signal = True
+        self.main_loop_interrupt.set()
+
     def _init_shared_socket(self) -> None:
         unix = self._bound.family == socket.AF_UNIX
         holder: Any = vars(net)["SocketHolder"]  # its stub knows no constructor
@@ -241,7 +252,7 @@ class GranianServer:
         self._draining = self._stopping = True
         if self._file is not None:
             self._file.remove()
-        self._granian.signal_handler_interrupt()  # accepts no more, says GOAWAY, returns when the last stream is over
+        self._granian.finish()
         if not await self._streams.wait_empty(grace):
             self._streams.cut(StreamError(grpc.StatusCode.UNAVAILABLE, "the processor is stopping"))
             if not await self._streams.wait_empty(_CLEANUP):
