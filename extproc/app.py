@@ -96,9 +96,7 @@ def _providers(loaded: Loaded) -> dict[str, Provider]:
 def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for name, settings in loaded.config.models.items():
-        route = tuple(
-            tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in settings.route
-        )
+        route = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in settings.route)
         dialects = frozenset(providers[t.provider].dialect for group in route for t in group if t.weight)
         models[name] = Model(name, route, dialects, idle=settings.retry.idle)
     return models

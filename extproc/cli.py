@@ -1,6 +1,5 @@
 """The commands. Each imports what it needs when it runs, so that `extproc --help` is quick."""
 
-import asyncio
 import json
 import socket
 import sys
@@ -99,14 +98,14 @@ def envoy_render(
 def envoy_check(config: ConfigFile = DEFAULT) -> None:
     """Render the Envoy configuration and have the real Envoy validate it."""
     from extproc.envoyconf.render import static
-    from extproc.process.envoy import EnvoyMissing, validate
+    from extproc.process.envoy import EnvoyMissingError, validate
 
     loaded = _load(config)
     text = static(loaded.config, _resources(loaded, None))
     with tempfile.TemporaryDirectory() as directory:
         try:
             complaint = validate(text, Path(directory))
-        except EnvoyMissing as error:
+        except EnvoyMissingError as error:
             _fail(str(error))
     if complaint:
         _fail(complaint)

@@ -62,9 +62,7 @@ def parse(raw: bytes, file: Path) -> Loaded:
     config = _validated(_yaml(raw, file), file)
     secrets = _Secrets(file.parent)
     provider_keys = {
-        name: tuple(
-            Secret(secrets.read(ref, f"providers.{name}.keys[{i}]")) for i, ref in enumerate(provider.keys)
-        )
+        name: tuple(Secret(secrets.read(ref, f"providers.{name}.keys[{i}]")) for i, ref in enumerate(provider.keys))
         for name, provider in config.providers.items()
     }
     consumer_digests = {
@@ -224,7 +222,6 @@ class _Secrets:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             self.problems.append(Problem(path, f"{file} cannot be read: {reason}"))
             return None
-
 
 
 def fingerprint(files: Iterable[Path]) -> bytes:

@@ -226,9 +226,7 @@ def _groups(value: object) -> object:
 class Model(Part):
     """A public model name: what a client asks for."""
 
-    route: Annotated[
-        list[Annotated[list[Target], Field(min_length=1)]], Field(min_length=1), BeforeValidator(_groups)
-    ]
+    route: Annotated[list[Annotated[list[Target], Field(min_length=1)]], Field(min_length=1), BeforeValidator(_groups)]
     """Ordered groups of targets: attempt 1 picks from the first by weight, a retry from the next."""
     retry: Retry = Retry()
     """When the next group is tried."""
@@ -250,8 +248,11 @@ class Config(Part):
     server: Server = Server()
     state: State = State()
     providers: dict[Name, Provider] = {}
+    """The upstream services, by name."""
     models: dict[Name, Model] = {}
+    """What clients may ask for, by public name."""
     consumers: dict[Name, Consumer] = {}
+    """Who may call, by name."""
 
     @model_validator(mode="after")
     def _workers_need_redis(self) -> Self:

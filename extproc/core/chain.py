@@ -1,14 +1,12 @@
 """The filters of one call, outermost first: requests pass them in order, answers in reverse."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 from extproc.core.call import Call, Outcome
 from extproc.core.filter import Filter, Plugin, Reply
 from extproc.dialects.sse import Event
 
 
-@cache
 def _overrides(kind: type[Filter], hook: str) -> bool:
     return getattr(kind, hook) is not getattr(Filter, hook)
 

@@ -22,7 +22,7 @@ class Decoder:
             return None
         if name in ("gzip", "x-gzip", "deflate"):
             return cls()
-        raise ProviderFailed(f"The provider answered with content-encoding {name[:20]!r}, which the gateway cannot read.")
+        raise ProviderFailed(f"The provider compressed its answer with {name[:20]!r}, which the gateway cannot read.")
 
     def feed(self, piece: bytes) -> bytes:
         """The bytes that became readable; raises ProviderFailed on a damaged or absurdly large stream."""

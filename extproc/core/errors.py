@@ -72,9 +72,13 @@ class ProviderRejected(Refusal):
 
 
 class ProviderFailed(Refusal):
-    """The provider failed in a way that is not in the caller's dialect."""
+    """The provider failed in a way that cannot be shown as it is. ``status``: its own, where it gave one."""
 
-    status, type, code, source = 502, "upstream_error", "provider_error", Source.UPSTREAM
+    type, code, source = "upstream_error", "provider_error", Source.UPSTREAM
+
+    def __init__(self, message: str, *, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ProviderStalled(Refusal):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from extproc.core.call import Answered, Call, Outcome
+from extproc.core.call import Answered, Call, How, Outcome
 from extproc.core.chain import Chain
 from extproc.core.encoding import Decoder, decode
 from extproc.core.errors import (
@@ -181,7 +181,7 @@ class Exchange:
             call.document = Document.parse(body)
             call.request = dialects.read_request(call.endpoint, call.document)
         except InvalidJson as error:
-            raise InvalidRequest(f"The request body could not be read: {error}.") from error
+            raise InvalidRequest(f"The request body could not be read: {error.message}.") from error
         except InvalidField as error:
             raise InvalidRequest(str(error), param=error.name) from error
 
@@ -270,7 +270,7 @@ class Exchange:
         refusal = refusal_of(error)
         if refusal is not error:
             self._on_error(call.id, error)
-        how = "failed" if refusal.source is Source.US else "refused"
+        how: How = "failed" if refusal.source is Source.US else "refused"
         self._finish(Outcome(how, refusal.status, refusal.code))
         return self._signed(call, to_answer(refusal, call.dialect))
 
@@ -297,11 +297,16 @@ class Exchange:
         held = b""
         if flush:
             try:
-                held = await self._pass(call, self._splitter.finish(), final=True)
+                held = await self._pass(call, [], final=True)  # half an event would swallow the one below
             except Exception as error:  # noqa: BLE001 - what was held stays unsaid
                 self._on_error(call.id, error)
         farewell = dialects.error_event(
-            call.endpoint, type=refusal.type, code=refusal.code, message=refusal.message, status=refusal.status
+            call.endpoint,
+            status=refusal.status,
+            type=refusal.type,
+            code=refusal.code,
+            message=refusal.message,
+            sequence=call.reader.sequence if call.reader else 0,
         )
         return Emit(held + farewell, end=True, metadata=call.take_metadata())
 

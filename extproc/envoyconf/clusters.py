@@ -203,7 +203,9 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
                     {"name": "envoy.filters.http.ext_proc", "typed_config": upstream_stage(config)},
                     {
                         "name": "envoy.filters.http.upstream_codec",
-                        "typed_config": {"@type": f"{TYPE}envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
+                        "typed_config": {
+                            "@type": f"{TYPE}envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+                        },
                     },
                 ],
             }
@@ -215,9 +217,7 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
                     "lb_endpoints": [
                         {
                             "endpoint": {
-                                "address": {
-                                    "socket_address": {"address": provider.host, "port_value": provider.port}
-                                },
+                                "address": {"socket_address": {"address": provider.host, "port_value": provider.port}},
                                 "hostname": provider.authority,  # becomes the Host header (auto_host_rewrite)
                             }
                         }

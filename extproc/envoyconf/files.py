@@ -1,4 +1,4 @@
-"""The rendered configuration as files that Envoy watches: written beside, then renamed, in an order that drops no call."""
+"""The rendered configuration as files that Envoy watches: renamed into place, in an order that drops no call."""
 
 import os
 from pathlib import Path

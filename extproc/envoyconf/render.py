@@ -83,7 +83,7 @@ def _targets(models: Mapping[str, Model]) -> Iterable[Target]:
 def _route_table(
     config: Config, models: Mapping[str, Model], providers: Mapping[str, Provider], fallback: Fallback
 ) -> Tree:
-    table = {
+    return {
         "name": ROUTES,
         # A client's own copy never chooses a route: it is gone before routes are looked at (see _listener).
         "virtual_hosts": [
@@ -103,7 +103,6 @@ def _route_table(
             }
         ],
     }
-    return table
 
 
 _NO_MODEL: Final[Tree] = {
@@ -114,10 +113,12 @@ _NO_MODEL: Final[Tree] = {
 }
 
 
-def _route(
-    config: Config, model: Model, dialect: str, providers: Mapping[str, Provider], fallback: Fallback
-) -> Tree:
-    groups = [g for group in model.route if (g := [t for t in group if t.weight and providers[t.provider].dialect == dialect])]
+def _route(config: Config, model: Model, dialect: str, providers: Mapping[str, Provider], fallback: Fallback) -> Tree:
+    groups = [
+        usable
+        for group in model.route
+        if (usable := [t for t in group if t.weight and providers[t.provider].dialect == dialect])
+    ]
     retry = config.models[model.name].retry
     prefix = "/v1/messages" if dialect == "anthropic" else "/v1/"
     action: Tree = {

@@ -1,7 +1,8 @@
 """What one attempt needs of its provider: the model's name there, the path, and the key."""
 
 import secrets
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from extproc.core.attempt import Attempt
 from extproc.core.errors import PolicyUnavailable

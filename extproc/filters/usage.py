@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from extproc.core.call import Call
-from extproc.core.call import Outcome
+import msgspec
+
+from extproc.core.call import Call, Outcome
 from extproc.core.filter import Filter
 from extproc.dialects import base as dialects
 from extproc.dialects.endpoints import Endpoint
@@ -51,14 +52,19 @@ class UsageFilter(Filter):
     async def on_done(self, outcome: Outcome) -> None:
         """A stream that ended early has used what passed."""
         reader = self._call.reader
-        if outcome.how in ("aborted", "failed") and reader is not None and reader.usage_is_partial():
+        if outcome.how not in ("aborted", "failed") or reader is None or not reader.usage_is_partial():
+            return
+        if reader.usage is None:
             self._estimate(reader.estimate_output())
+        else:  # the input was reported when the stream began
+            self._book(msgspec.structs.replace(reader.usage, output=reader.estimate_output(), source="estimated"))
 
     def _estimate(self, output: int) -> None:
         call = self._call
         if call.endpoint is None or call.document is None:
             return
-        self._book(Usage(input=dialects.estimate_prompt(call.endpoint, call.document), output=output, source="estimated"))
+        prompt = dialects.estimate_prompt(call.endpoint, call.document)
+        self._book(Usage(input=prompt, output=output, source="estimated"))
 
     def _book(self, usage: Usage) -> None:
         self._call.usage = usage

@@ -39,8 +39,8 @@ class Reloaded(msgspec.Struct, tag="reloaded"):
     problem: str = ""
 
 
-Command = Reload | Drain
-Report = Ready | Reloaded
+COMMANDS: Final = msgspec.json.Decoder(Reload | Drain)
+REPORTS: Final = msgspec.json.Decoder(Ready | Reloaded)
 
 
 async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -48,15 +48,15 @@ async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asynci
     return await asyncio.open_unix_connection(sock=end, limit=_LIMIT)
 
 
-async def send(writer: asyncio.StreamWriter, message: Command | Report) -> None:
+async def send(writer: asyncio.StreamWriter, message: Reload | Drain | Ready | Reloaded) -> None:
     writer.write(msgspec.json.encode(message) + b"\n")
     await writer.drain()
 
 
-async def receive(reader: asyncio.StreamReader, kind: type[T]) -> T | None:
+async def receive(reader: asyncio.StreamReader, decoder: msgspec.json.Decoder[T]) -> T | None:
     """The next message, None when the other side is gone."""
     try:
         line = await reader.readline()
     except ConnectionError:
         return None
-    return msgspec.json.decode(line, type=kind) if line.endswith(b"\n") else None
+    return decoder.decode(line) if line.endswith(b"\n") else None

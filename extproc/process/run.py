@@ -6,7 +6,7 @@ from pathlib import Path
 from extproc.admin.http import AdminServer, application
 from extproc.config.load import ConfigError, parse
 from extproc.envoyconf.files import EnvoyFiles
-from extproc.process.envoy import EnvoyMissing, EnvoyProcess
+from extproc.process.envoy import EnvoyMissingError, EnvoyProcess
 from extproc.process.supervisor import Supervisor, stop_signals
 from extproc.telemetry import log, metrics
 
@@ -17,7 +17,7 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status: 2 for a configuration refused."""
     stopping = stop_signals()
     try:
-        content = file.read_bytes()
+        content = await asyncio.to_thread(file.read_bytes)
         loaded = parse(content, file)
         files = EnvoyFiles(loaded.config.gateway.directory) if render else None
         supervisor = Supervisor(loaded, content, files=files)
@@ -28,7 +28,7 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
     except ConfigError as error:
         _LOG.error("configuration refused", file=str(file), problems=[str(p) for p in error.problems])
         return 2
-    except EnvoyMissing as error:
+    except EnvoyMissingError as error:
         _LOG.error("no envoy", error=str(error))
         return 1
     admin = AdminServer(application(supervisor, metrics.exposition), loaded.config.server.http)
@@ -38,7 +38,7 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
         await supervisor.start()
         if envoy is not None:
             await envoy.start()
-        _LOG.info("serving", listen=str(loaded.config.gateway.listen) if envoy else None, admin=str(loaded.config.server.http))
+        _LOG.info("serving", gateway=str(loaded.config.gateway.listen), admin=str(loaded.config.server.http))
         status = await _until(stopping, envoy)
     except (OSError, RuntimeError) as error:
         _LOG.error("cannot start", error=str(error))

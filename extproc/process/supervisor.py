@@ -16,7 +16,7 @@ from extproc.config.schema import Config
 from extproc.core.tasks import Tasks
 from extproc.envoyconf.files import EnvoyFiles
 from extproc.envoyconf.render import Resources, resources
-from extproc.process.control import Command, Drain, Ready, Reload, Reloaded, Report, open_channel, receive, send
+from extproc.process.control import REPORTS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
 from extproc.process.envoy import EnvoyAdmin
 from extproc.process.watch import changes
 from extproc.telemetry import log, metrics
@@ -85,7 +85,8 @@ class Supervisor:
         state = self.config_state
         refused = None
         if state.refused_at is not None:
-            refused = {"at": state.refused_at, "problems": [{"path": p.path, "message": p.message} for p in state.problems]}
+            problems = [{"path": p.path, "message": p.message} for p in state.problems]
+            refused = {"at": state.refused_at, "problems": problems}
         sound = refused is None and all(w.state == "serving" for w in self.workers)
         return {
             "status": "draining" if self._stopping else "ok" if sound else "degraded",
@@ -175,7 +176,7 @@ class Supervisor:
 
     async def _listen(self, worker: Worker) -> None:
         assert worker.reader is not None  # noqa: S101 - set by _run
-        while (report := await receive(worker.reader, Report)) is not None:  # type: ignore[arg-type]
+        while (report := await receive(worker.reader, REPORTS)) is not None:
             worker.digest = report.digest
             if isinstance(report, Ready):
                 worker.state = "serving"
@@ -199,7 +200,7 @@ class Supervisor:
             await process.wait()
 
     @staticmethod
-    async def _tell(worker: Worker, command: Command) -> None:
+    async def _tell(worker: Worker, command: Reload | Drain) -> None:
         if worker.writer is not None:
             await send(worker.writer, command)
 
@@ -246,9 +247,11 @@ class Supervisor:
         problems = []
         if old.server != fresh.server:
             problems.append(Problem("server", "changed, which takes effect with a restart only; nothing was applied"))
-        for name in ("admin", "directory", "concurrency"):
-            if getattr(old.gateway, name) != getattr(fresh.gateway, name):
-                problems.append(Problem(f"gateway.{name}", "changed, which takes effect with a restart only"))
+        problems += [
+            Problem(f"gateway.{name}", "changed, which takes effect with a restart only; nothing was applied")
+            for name in ("admin", "directory", "concurrency")
+            if getattr(old.gateway, name) != getattr(fresh.gateway, name)
+        ]
         if problems:
             raise ConfigError(new.file, problems)
 

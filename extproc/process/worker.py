@@ -8,7 +8,7 @@ from pathlib import Path
 from extproc.app import App, Build, build
 from extproc.config.load import ConfigError, parse
 from extproc.config.schema import Config
-from extproc.process.control import Command, Drain, Ready, Reload, Reloaded, open_channel, receive, send
+from extproc.process.control import COMMANDS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
 from extproc.telemetry import log
 from extproc.wire.driver import OpenSession, Server, Tls
 from extproc.wire.names import worker_address
@@ -40,25 +40,22 @@ async def run(file: Path, index: int, control: socket.socket) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, lambda: None)
     reader, writer = await open_channel(control)
-    app: App | None = None
-    server: Server | None = None
+    first = await receive(reader, COMMANDS)
+    if not isinstance(first, Reload):
+        return
+    config, built = await asyncio.to_thread(_build, first.content, file)
+    app = App(built)
+    server = make_server(config, index, app.open_session)
+    await server.start()
+    await send(writer, Ready(app.digest))
     grace = 0.0
-    while (command := await receive(reader, Command)) is not None:  # type: ignore[arg-type]
-        match command:
-            case Reload() if app is None:
-                config, first = await asyncio.to_thread(_build, command.content, file)
-                app = App(first)
-                server = make_server(config, index, app.open_session)
-                await server.start()
-                await send(writer, Ready(app.digest))
-            case Reload():
-                await send(writer, await _reload(app, command.content, file))
-            case Drain():
-                grace = command.grace
-                break
-    if server is not None:
-        await server.drain()
-        await server.stop(grace)
+    while (command := await receive(reader, COMMANDS)) is not None:
+        if isinstance(command, Drain):
+            grace = command.grace
+            break
+        await send(writer, await _reload(app, command.content, file))
+    await server.drain()
+    await server.stop(grace)
 
 
 def _build(content: bytes, file: Path) -> tuple[Config, Build]:

@@ -1,5 +1,6 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
+
 KEY_HEADERS = ("authorization", "x-api-key", "api-key")
 @dataclass(frozen=True)
 class Provider:

@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 _QUICK: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
-_LONG: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_LONG: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0)
 
 CALLS: Final = Counter("extproc_calls", "Calls ended.", ["endpoint", "model", "consumer", "how", "status"])
 REFUSALS: Final = Counter("extproc_refusals", "Calls declined or broken off, by reason.", ["code"])
@@ -21,10 +21,13 @@ STREAMS_OPEN: Final = Gauge("extproc_streams_open", "ext_proc streams open.", ["
 ERRORS: Final = Counter("extproc_errors", "Unexpected exceptions; each is in the log.", ["stage"])
 RELOADS: Final = Counter("extproc_config_reloads", "Configurations read.", ["result"])
 CONFIG_OK: Final = Gauge(
-    "extproc_config_last_reload_successful", "1 where the file as it is now is in force.", multiprocess_mode="mostrecent"
+    "extproc_config_last_reload_successful",
+    "1 where the file as it is is in force.",
+    multiprocess_mode="mostrecent",
 )
 CONFIG_TIME: Final = Gauge(
-    "extproc_config_last_change_timestamp_seconds", "When the configuration in force was read.",
+    "extproc_config_last_change_timestamp_seconds",
+    "When the configuration in force was read.",
     multiprocess_mode="mostrecent",
 )
 WORKERS: Final = Gauge("extproc_workers", "Worker processes by state.", ["state"], multiprocess_mode="mostrecent")

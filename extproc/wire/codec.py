@@ -1,7 +1,7 @@
 """ProcessingRequest → our messages; our decisions → ProcessingResponse (envoy.service.ext_proc.v3)."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
@@ -81,7 +81,7 @@ def encode(decision: Decision, to: Message) -> bytes:
         case Answer():
             response = ProcessingResponse(
                 immediate_response=ImmediateResponse(
-                    status=HttpStatus(code=decision.status),  # type: ignore[arg-type]
+                    status=HttpStatus(code=decision.status),
                     headers=_mutation(decision.headers.items(), ()),
                     body=decision.body,
                     details=decision.reason,
@@ -98,7 +98,8 @@ def encode(decision: Decision, to: Message) -> bytes:
                 outer[name].string_value = value
             else:
                 outer[name].number_value = value
-    return response.SerializeToString()
+    encoded: bytes = response.SerializeToString()
+    return encoded
 
 
 def _emit(emit: Emit, to: Message) -> ProcessingResponse:
@@ -172,5 +173,5 @@ def _metadata(request: ProcessingRequest) -> Metadata:
 
 
 def _plain(value: Value) -> str | float:
-    kind: Any = value.WhichOneof("kind")
-    return value.number_value if kind == "number_value" else value.string_value
+    plain: str | float = value.number_value if value.HasField("number_value") else value.string_value
+    return plain

@@ -289,7 +289,7 @@ class GranianServer:
         response = _Response(send)
         try:
             if self._stopping:
-                raise StreamError(grpc.StatusCode.UNAVAILABLE, "the processor is stopping")  # noqa: TRY301
+                raise StreamError(grpc.StatusCode.UNAVAILABLE, "the processor is stopping")
             stream = self._streams.open(metadata, response.write)
             reader = _Reader(receive, self._max_message, stream)
             self._readers.add(reader)

@@ -24,6 +24,8 @@ _CLEANUP: Final = 5.0  # seconds that a cut stream gets to notice
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a port in use is an error
     ("grpc.max_concurrent_streams", 2**31 - 1),
+    ("grpc.server.max_pending_requests", 2**31 - 1),  # above 1,000, a burst of new streams is refused at random
+    ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
     ("grpc.http2.bdp_probe", 1),
     ("grpc.http2.lookahead_bytes", 256 * 1024),
     ("grpc.http2.max_frame_size", 256 * 1024),
