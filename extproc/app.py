@@ -14,7 +14,7 @@ from extproc.core.chain import Chain
 from extproc.core.exchange import Exchange
 from extproc.core.filter import AttemptFilter, Plugin
 from extproc.core.messages import RequestHead
-from extproc.dialects.endpoints import ENDPOINTS, Endpoint, dialect_of
+from extproc.dialects.endpoints import ENDPOINTS, DialectName, Endpoint, dialect_of
 from extproc.filters.audit import AuditPlugin
 from extproc.filters.auth import AuthPlugin
 from extproc.filters.credentials import CredentialsFilter, TargetFilter
@@ -97,7 +97,8 @@ def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Mode
     models: dict[str, Model] = {}
     for name, settings in loaded.config.models.items():
         route = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in settings.route)
-        dialects = frozenset(providers[t.provider].dialect for group in route for t in group if t.weight)
+        dialects: frozenset[DialectName] = frozenset(
+            providers[t.provider].dialect for group in route for t in group if t.weight)
         models[name] = Model(name, route, dialects, idle=settings.retry.idle)
     return models
 

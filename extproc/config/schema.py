@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from extproc.config.units import Seconds, Size
+from extproc.dialects.endpoints import DialectName
 from extproc.providers.presets import PRESETS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]{0,127}$")]
@@ -161,7 +162,7 @@ class Provider(Part):
     """What it is: sets base URL, dialect, how the key is sent, and the quirks."""
     base_url: str | None = None
     """Where it is, with the path that stands before `/chat/completions`; `kind` knows some."""
-    dialect: Literal["openai", "anthropic"] | None = None
+    dialect: DialectName | None = None
     """The body format that it speaks, where it is not the kind's own."""
     keys: list[SecretRef] = []
     """Its API keys; each attempt picks one."""

@@ -28,7 +28,7 @@ CALL_FIELDS = ("call_id", "model", "endpoint", "query", "config")
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at one upstream. ``number`` starts at 1; ``headers`` holds what this attempt sets and removes."""
+    """One try at one upstream. ``number`` starts at 1; ``headers`` are as the attempt before left them."""
 
     call_id: str
     model: str
@@ -38,7 +38,7 @@ class Attempt:
     target: str
     number: int
     document: Document
-    headers: Headers = field(default_factory=Headers)
+    headers: Headers
     metadata: dict[str, str | float] = field(default_factory=dict)
 
 
@@ -107,6 +107,7 @@ def _attempt(endpoint: Endpoint, head: RequestHead, body: bytes) -> Attempt:
         target=_text(target, "target"),
         number=int(target.get("attempt", 1)),
         document=document,
+        headers=head.headers,
     )
 
 

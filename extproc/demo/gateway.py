@@ -10,12 +10,16 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
 import yaml
+
+from extproc.demo.waiting import until
+from extproc.process.envoy import binary
 
 _READY: Final = 40.0  # seconds
 
@@ -79,6 +83,7 @@ class Gateway:
         merged = {**config}
         for part, settings in self._base.items():
             merged[part] = {**settings, **config.get(part, {})}
+        self.directory.mkdir(exist_ok=True)
         beside = self.file.with_suffix(".new")
         beside.write_text(yaml.safe_dump(merged, allow_unicode=True, sort_keys=False))
         beside.replace(self.file)
@@ -121,6 +126,23 @@ class Gateway:
         if self._log is not None:
             self._log.close()
         return process.returncode
+
+    @contextmanager
+    def envoy_alone(self) -> Iterator[None]:
+        """An Envoy with the static configuration, whether or not the server runs."""
+        rendered = self.directory / "envoy.yaml"
+        command = [sys.executable, "-m", "extproc", "envoy", "render", "--config", str(self.file)]
+        rendered.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        with self.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [binary(), "-c", str(rendered), "--use-dynamic-base-id", "-l", "warn"], stdout=log, stderr=log
+            )
+        try:
+            until(lambda: self.get(f"{self.envoy}/ready"), "envoy is ready")
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")

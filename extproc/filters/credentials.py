@@ -39,6 +39,9 @@ class CredentialsFilter:
                 attempt.headers.remove(name)
         for name, value in wanted.items():
             attempt.headers[name] = value
+        for name, value in provider.default_headers.items():
+            if name not in attempt.headers:
+                attempt.headers[name] = value
 
 
 def _provider_of(attempt: Attempt, providers: Mapping[str, Provider]) -> Provider:

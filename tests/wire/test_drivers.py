@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from wire_rig import (
+from wire.rig import (
     DRIVERS,
     Certificates,
     Envoy,
@@ -608,7 +608,7 @@ class TestEnvoy:
 
     async def test_killed_and_restarted(self, driver: str, sock: str, tmp_path: Path) -> None:
         """A killed server is a 500 for calls in its hands and for new ones; one at the same place serves again."""
-        script = Path(__file__).with_name("wire_server.py")
+        script = Path(__file__).with_name("server_process.py")
 
         def start() -> subprocess.Popen[str]:
             server = subprocess.Popen(

@@ -1,9 +1,9 @@
-"""A server of scripted sessions as a process of its own: ``wire_server.py DRIVER ADDRESS``; says "ready" and stays."""
+"""A server of scripted sessions as a process of its own: ``server_process.py DRIVER ADDRESS``; says "ready" and stays."""
 
 import asyncio
 import sys
 
-from wire_rig import Journal, serving
+from rig import Journal, serving
 
 
 async def main(driver: str, address: str) -> None:
