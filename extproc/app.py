@@ -98,7 +98,8 @@ def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Mode
     for name, settings in loaded.config.models.items():
         route = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in settings.route)
         dialects: frozenset[DialectName] = frozenset(
-            providers[t.provider].dialect for group in route for t in group if t.weight)
+            providers[t.provider].dialect for group in route for t in group if t.weight
+        )
         models[name] = Model(name, route, dialects, idle=settings.retry.idle)
     return models
 

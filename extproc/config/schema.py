@@ -138,6 +138,8 @@ class Server(Part):
     """How long Envoy waits for one answer of ours; set it above the slowest check."""
     drain: Seconds = 30.0
     """How long open calls may go on after SIGTERM."""
+    notice: Seconds = 3.0
+    """How long `serve` takes new calls after SIGTERM, so that health checks see it go; `up` drains Envoy instead."""
     tls: ServerTls | None = None
     """TLS between Envoy and the server; not for Unix sockets."""
 

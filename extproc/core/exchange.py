@@ -210,7 +210,7 @@ class Exchange:
             return self._refuse(call, error)
         answered.headers[CALL_ID] = call.id
         if mode is BodyMode.NONE:
-            self._finish(Outcome("completed", answered.status, answered.local))
+            self._finish(_local(answered) if answered.local else Outcome("completed", answered.status))
         else:
             self._state = State.RESPONSE_STREAM if mode is BodyMode.STREAMED else State.RESPONSE_WHOLE
         return Proceed(headers=answered.headers, metadata=call.take_metadata(), response_mode=mode)
@@ -323,6 +323,11 @@ class Exchange:
 def _strip_internal(headers: Headers) -> None:
     for name in [name for name in headers if name.startswith(INTERNAL)]:
         headers.remove(name)
+
+
+def _local(answered: Answered) -> Outcome:
+    """How a call ended that Envoy answered itself. Its details may go on in braces, with addresses."""
+    return Outcome("refused" if answered.status < 500 else "failed", answered.status, answered.local.partition("{")[0])
 
 
 def _answered(head: ResponseHead) -> Answered:

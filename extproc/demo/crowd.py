@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def crowd(url: str, key: str, model: str, *, calls: int, stream: bool) -> Counter[int]:
-    """Make ``calls`` at once, each on a connection of its own. Returns how often each status came; 0 for a broken one."""
+    """Make ``calls`` at once, each on its own connection. Returns how often each status came; 0 for a broken one."""
     return asyncio.run(_crowd(url, key, model, calls=calls, stream=stream))
 
 

@@ -63,6 +63,7 @@ class Gateway:
                 "grpc": f"unix:{self.directory}/extproc.sock",
                 "http": f"127.0.0.1:{ports['http']}",
                 "drain": "3s",
+                "notice": "0s",
             },
         }
         self._process: subprocess.Popen[bytes] | None = None

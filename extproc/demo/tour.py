@@ -84,7 +84,9 @@ class Tour:
         self._show("status", result.status)
         self._show("model the provider saw", received["model"])
         self._show("answer", result.text)
-        self._show("usage", f"{result.json['usage']['prompt_tokens']} in, {result.json['usage']['completion_tokens']} out")
+        self._show(
+            "usage", f"{result.json['usage']['prompt_tokens']} in, {result.json['usage']['completion_tokens']} out"
+        )
         self._show("x-extproc-call-id", result.headers.get("x-extproc-call-id", ""))
         self._hold(result.status == 200 and received["model"] == "DeepSeek-R1", "the model was mapped")
 
@@ -96,7 +98,9 @@ class Tour:
         self._show("text", result.text)
         self._show("provider was asked", f"stream_options = {received.get('stream_options')}")
         self._show("events with usage seen by the client", sum('"usage":{' in e for e in result.events))
-        self._hold(result.events[-1] == "[DONE]" and not any('"usage":{' in e for e in result.events), "stream unharmed")
+        self._hold(
+            result.events[-1] == "[DONE]" and not any('"usage":{' in e for e in result.events), "stream unharmed"
+        )
 
     def _anthropic(self) -> None:
         self._title("The Anthropic dialect", "globex calls /v1/messages; the provider gets its own key as x-api-key")
@@ -120,7 +124,9 @@ class Tour:
         self._big.behaviour.status = 200
         self._show("status", result.status)
         self._show("answer", result.text)
-        self._show("attempts", " → ".join(r.json["model"] for r in [*self._big.requests[-2:], self._online.requests[-1]]))
+        self._show(
+            "attempts", " → ".join(r.json["model"] for r in [*self._big.requests[-2:], self._online.requests[-1]])
+        )
         self._show("took", f"{(time.monotonic() - began) * 1000:.0f} ms")
         self._hold(result.headers.get("x-served-by") == self._online.name, "the fallback answered")
 

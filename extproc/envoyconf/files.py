@@ -1,11 +1,12 @@
 """The rendered configuration as files that Envoy watches: renamed into place, in an order that drops no call."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from extproc.config.schema import Config
-from extproc.envoyconf.render import Resources, bootstrap, discovery
+from extproc.envoyconf.render import Resources, Tree, bootstrap, discovery
 
 BOOTSTRAP: Final = "bootstrap.yaml"
 _CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
@@ -30,11 +31,9 @@ class EnvoyFiles:
         self.write_clusters(made, version)
         self.write_traffic(made, version)
 
-    def write_clusters(self, made: Resources, version: str, *, beside: Resources | None = None) -> None:
-        """``beside``: clusters of an older configuration that calls still use."""
-        names = {cluster["name"] for cluster in made.clusters}
-        older = [c for c in beside.clusters if c["name"] not in names] if beside else []
-        self._put("clusters.yaml", discovery(_CLUSTER, made.clusters + older, version))
+    def write_clusters(self, made: Resources, version: str, *, beside: Iterable[Tree] = ()) -> None:
+        """``beside``: clusters of older configurations that calls still use."""
+        self._put("clusters.yaml", discovery(_CLUSTER, [*made.clusters, *beside], version))
 
     def write_traffic(self, made: Resources, version: str) -> None:
         """Listeners and routes."""

@@ -21,8 +21,11 @@ class Reload(msgspec.Struct, tag="reload"):
 
 
 class Drain(msgspec.Struct, tag="drain"):
-    """To a worker: stop once the open streams have ended, or ``grace`` seconds have passed."""
+    """To a worker: say "not serving" to health checks, go on for ``notice`` seconds so that they see it, then take no
+    new streams and stop once the open ones have ended, or ``grace`` seconds have passed.
+    """
 
+    notice: float
     grace: float
 
 

@@ -47,7 +47,7 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
         _LOG.info("draining")
         if envoy is not None:
             await envoy.stop(supervisor.config.server.drain)
-        await supervisor.stop()
+        await supervisor.stop(notice=0 if envoy else supervisor.config.server.notice)
         await admin.stop()
     return status
 

@@ -23,7 +23,9 @@ from extproc.telemetry import log, metrics
 
 _LOG = log.get()
 _START: Final = 30.0  # seconds for a worker to listen
+_LATE: Final = 15.0  # seconds that a draining worker may take beyond its grace
 _BACKOFF: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that keeps ending is started again
+_LINGER: Final = 900.0  # seconds that clusters out of use stay, for calls that wait for a first byte and then retry
 _STEADY: Final = 10.0  # seconds after which a worker counts as sound
 
 WorkerState = Literal["starting", "serving", "down", "draining"]
@@ -64,6 +66,7 @@ class Supervisor:
         self._files = files
         self._made = self._render(loaded, self._built)
         self._generation = 0
+        self._leaving: dict[str, dict[str, Any]] = {}
         self._tasks = Tasks()
         self._stopping = False
         self._admin = EnvoyAdmin(loaded.config.gateway.admin)
@@ -123,11 +126,11 @@ class Supervisor:
             raise RuntimeError("a worker did not start; its reason is in the log") from None
         self._tasks.spawn(self._watch())
 
-    async def stop(self) -> None:
-        """Drain the workers, then end them."""
+    async def stop(self, *, notice: float) -> None:
+        """Drain the workers, then end them. ``notice``: seconds for health checks to see it."""
         self._stopping = True
-        grace = self.config.server.drain
-        await asyncio.gather(*(self._end(w, grace) for w in self.workers))
+        drain = Drain(notice, self.config.server.drain)
+        await asyncio.gather(*(self._end(w, drain) for w in self.workers))
         await self._tasks.cancel()
 
     async def _keep(self, worker: Worker) -> None:
@@ -186,15 +189,15 @@ class Supervisor:
             else:
                 worker.answers.put_nowait(report)
 
-    async def _end(self, worker: Worker, grace: float) -> None:
+    async def _end(self, worker: Worker, drain: Drain) -> None:
         process = worker.process
         if process is None or process.returncode is not None or worker.writer is None:
             return
         worker.state = "draining"
         with contextlib.suppress(ConnectionError):
-            await self._tell(worker, Drain(grace))
+            await self._tell(worker, drain)
         try:
-            await asyncio.wait_for(process.wait(), grace + 5)
+            await asyncio.wait_for(process.wait(), drain.notice + drain.grace + _LATE)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -282,17 +285,25 @@ class Supervisor:
 
     async def _update_envoy(self, files: EnvoyFiles, before: Resources, made: Resources) -> None:
         self._generation += 1
-        files.write_clusters(made, self._version(), beside=before)
+        self._leave(before, made)
+        files.write_clusters(made, self._version(), beside=self._leaving.values())
         if not await self._admin.settled(c["name"] for c in made.clusters):
             _LOG.warning("envoy has not confirmed the new clusters; its routes are switched all the same")
         files.write_traffic(made, self._version())
-        self._tasks.spawn(self._retire(files, made, self._generation))
+        self._tasks.spawn(self._retire(files, self._generation))
 
-    async def _retire(self, files: EnvoyFiles, made: Resources, generation: int) -> None:
-        """Take old clusters away once the calls that may still retry to them have had time to end."""
-        await asyncio.sleep(self.config.server.drain)
+    def _leave(self, before: Resources, made: Resources) -> None:
+        """Clusters that calls may still retry to stay for a while beside those that are in use."""
+        self._leaving |= {cluster["name"]: cluster for cluster in before.clusters}
+        for cluster in made.clusters:
+            self._leaving.pop(cluster["name"], None)
+
+    async def _retire(self, files: EnvoyFiles, generation: int) -> None:
+        """Take old clusters away when no call can still be waiting for a first byte under the old routes."""
+        await asyncio.sleep(_LINGER)
         if generation == self._generation:
-            files.write_clusters(made, f"{self._version()}-retired")
+            self._leaving.clear()
+            files.write_clusters(self._made, f"{self._version()}-alone")
 
     def _version(self) -> str:
         return f"{self._loaded.digest}-{self._generation}"

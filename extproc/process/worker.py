@@ -48,14 +48,15 @@ async def run(file: Path, index: int, control: socket.socket) -> None:
     server = make_server(config, index, app.open_session)
     await server.start()
     await send(writer, Ready(app.digest))
-    grace = 0.0
+    drain = Drain(0, 0)
     while (command := await receive(reader, COMMANDS)) is not None:
         if isinstance(command, Drain):
-            grace = command.grace
+            drain = command
             break
         await send(writer, await _reload(app, command.content, file))
     await server.drain()
-    await server.stop(grace)
+    await asyncio.sleep(drain.notice)
+    await server.stop(drain.grace)
 
 
 def _build(content: bytes, file: Path) -> tuple[Config, Build]:

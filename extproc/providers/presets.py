@@ -23,7 +23,7 @@ _ALL: Final[frozenset[EndpointName]] = _COMMON | {"responses"}
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One kind. ``base_url`` is None where only the operator knows it; ``headers`` are set where the client sent none."""
+    """One kind. ``base_url``: None where only the operator knows it. ``headers``: set where the client sent none."""
 
     kind: str
     base_url: str | None = None
