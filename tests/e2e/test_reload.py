@@ -121,7 +121,7 @@ def test_a_new_consumer_and_a_revoked_one(stage: Stage) -> None:
     [
         ({"models": {"m": {"route": [[{"provider": "nobody"}]]}}}, "models.m.route[0][0].provider", "nobody"),
         ({"modles": {}}, "modles", "unknown key"),
-        ({"providers": {"old": {"base_url": "ftp://x"}, "new": {"base_url": "http://x"}}}, "providers.old", "ftp"),
+        ({"providers": {"old": {"base_url": "ftp://x"}, "new": {"base_url": "http://x"}}}, "providers.old", "http://"),
         ({"server": {"workers": 3}, "state": {"url": "redis://localhost"}}, "server", "restart"),
     ],
 )
