@@ -125,17 +125,14 @@ class App:
     def open_session(self, metadata: Mapping[str, str]) -> Session:
         """The session for one ext_proc stream, by its initial metadata."""
         stage = metadata.get(STAGE, "")
-        machine: Exchange | AttemptExchange
         if stage == "router":
             opening = Opening(self._current.plugins)
             machine = Exchange(opening, clock=time.monotonic, on_error=calls.error(stage))
-        elif stage == "upstream":
-            machine = AttemptExchange(self._attempt, on_error=calls.error(stage))
-        else:
-            raise ValueError(f"{STAGE} must be router or upstream, not {stage!r}")
-        streams = metrics.gauge(metrics.STREAMS_OPEN, stage)
-        streams.inc()
-        return Session(machine, on_close=streams.dec)
+            metrics.STREAMS_OPEN.inc()
+            return Session(machine, on_close=metrics.STREAMS_OPEN.dec)
+        if stage == "upstream":
+            return Session(AttemptExchange(self._attempt, on_error=calls.error(stage)))
+        raise ValueError(f"{STAGE} must be router or upstream, not {stage!r}")
 
     async def _attempt(self, digest: str, attempt: Attempt) -> None:
         chosen = self._known.get(digest, self._current)

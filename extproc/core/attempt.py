@@ -56,13 +56,15 @@ class AttemptExchange:
         self._run = run
         self._on_error = on_error
         self._head: RequestHead | None = None
+        self._decided = False
 
     async def receive(self, message: Message) -> Decision:
         match message:
             case RequestHead() if self._head is None and not message.end:
                 self._head = message
                 return PROCEED  # everything is decided when the body is here; Envoy holds the headers until then
-            case RequestBody() if self._head is not None:
+            case RequestBody() if self._head is not None and not self._decided:
+                self._decided = True
                 return await self._decide(self._head, message.body)
             case _:
                 raise ProtocolError(f"{type(message).__name__} at the upstream stage")

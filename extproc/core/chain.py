@@ -1,14 +1,23 @@
 """The filters of one call, outermost first: requests pass them in order, answers in reverse."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from extproc.core.call import Call, Outcome
 from extproc.core.filter import Filter, Plugin, Reply
 from extproc.dialects.sse import Event
 
 
+_HOOKS: Final = tuple(name for name in vars(Filter) if name.startswith("on_"))
+_overridden: Final[dict[type[Filter], frozenset[str]]] = {}
+
+
 def _overrides(kind: type[Filter], hook: str) -> bool:
-    return getattr(kind, hook) is not getattr(Filter, hook)
+    hooks = _overridden.get(kind)
+    if hooks is None:
+        hooks = frozenset(name for name in _HOOKS if getattr(kind, name) is not getattr(Filter, name))
+        _overridden[kind] = hooks
+    return hook in hooks
 
 
 class Chain:

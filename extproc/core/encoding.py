@@ -26,12 +26,18 @@ class Decoder:
 
     def feed(self, piece: bytes) -> bytes:
         """The bytes that became readable; raises ProviderFailed on a damaged or absurdly large stream."""
-        try:
-            plain = self._zlib.decompress(piece, MAX_DECODED)
-        except zlib.error as error:
-            raise ProviderFailed("The provider's compressed answer is damaged.") from error
-        if self._zlib.unconsumed_tail:
-            raise ProviderFailed("The provider's compressed answer is too large.")
+        plain = b""
+        while piece:
+            try:
+                plain += self._zlib.decompress(piece, MAX_DECODED - len(plain))
+            except zlib.error as error:
+                raise ProviderFailed("The provider's compressed answer is damaged.") from error
+            if self._zlib.unconsumed_tail or len(plain) >= MAX_DECODED:
+                raise ProviderFailed("The provider's compressed answer is too large.")
+            # RFC 1952, 2.2: members may follow one another; zeros may pad them.
+            piece = self._zlib.unused_data.lstrip(b"\0")
+            if piece:
+                self._zlib = zlib.decompressobj(wbits=47)
         return plain
 
 

@@ -138,7 +138,7 @@ class Exchange:
             case ResponseBody():
                 return await self._response_whole(message)
             case Trailers():
-                return await self._trailers()
+                return await self._trailers(message)
 
     # --- request ----------------------------------------------------------------------------------------------
 
@@ -199,6 +199,8 @@ class Exchange:
         mode = BodyMode.NONE if head.end or answered.local else _mode_for(answered)
         try:
             await self._chain.response_head()
+            if head.end and not answered.local:
+                await self._chain.response()  # it has no body, so it is whole
             if mode is BodyMode.STREAMED:
                 self._decoder = Decoder.of(answered.headers.get("content-encoding"))
                 answered.headers.remove("content-length")
@@ -258,9 +260,9 @@ class Exchange:
         call.events += len(events)
         return b"".join([event.raw for event in await self._chain.events(events, final=final)])
 
-    async def _trailers(self) -> Decision:
+    async def _trailers(self, trailers: Trailers) -> Decision:
         """Trailers end a streamed answer in place of the last piece; what was held must go before them."""
-        if self._state is State.RESPONSE_STREAM:
+        if self._state is State.RESPONSE_STREAM and trailers.response:
             return await self._response_piece(ResponseBody(b"", end=True))
         return PROCEED
 

@@ -19,9 +19,12 @@ class Headers:
     __slots__ = ("_removed", "_set", "_values")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        values: dict[str, str] = {}
-        for name, value in fields:
-            values[name] = f"{values[name]}, {value}" if name in values else value
+        listed = list(fields)
+        values = dict(listed)
+        if len(values) < len(listed):
+            values = {}
+            for name, value in listed:
+                values[name] = f"{values[name]}, {value}" if name in values else value
         self._values = values
         self._set: dict[str, str] = {}
         self._removed: set[str] = set()

@@ -7,7 +7,7 @@ from typing import Any, Final
 from extproc.config.schema import Config
 from extproc.core.call import Target
 from extproc.providers.provider import Provider
-from extproc.wire.names import ATTRIBUTES, NAMESPACE, STAGE, worker_address
+from extproc.wire.names import ATTRIBUTES, HEADERS_TO_US, NAMESPACE, STAGE, worker_address
 
 Tree = dict[str, Any]
 TYPE: Final = "type.googleapis.com/"
@@ -174,8 +174,13 @@ def _filter(config: Config, cluster: str, stage: str) -> Tree:
             "initial_metadata": [{"key": STAGE, "value": stage}],
         },
         "failure_mode_allow": False,
+        "forward_rules": {"allowed_headers": {"patterns": [_pattern(name) for name in HEADERS_TO_US]}},
         "message_timeout": f"{config.server.message_timeout:g}s",
     }
+
+
+def _pattern(name: str) -> Tree:
+    return {"prefix": name[:-1]} if name.endswith("*") else {"exact": name}
 
 
 # --- targets --------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def _listener(config: Config, route_table: Tree, directory: Path | None) -> Tree
         "generate_request_id": True,
         "normalize_path": True,
         "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "server_name": "extproc",
         "request_timeout": _seconds(gateway.request_timeout),
         "request_headers_timeout": "10s",

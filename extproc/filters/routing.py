@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from extproc.core.call import Call, Model
 from extproc.core.errors import (
@@ -35,7 +36,7 @@ class Routing(Filter):
         if call.method != "POST":
             raise MethodNotAllowed(f"{call.path} is called with POST.", headers={"allow": "POST"})
         length = call.headers.get("content-length")
-        if length.isdigit() and int(length) > self._plugin.max_body:
+        if length.isdecimal() and int(length) > self._plugin.max_body:
             raise RequestTooLarge(f"The request body is larger than {self._plugin.max_body} bytes.")
         if "content-encoding" in call.headers:
             raise InvalidRequest("A compressed request body is not supported; send it as it is.")
@@ -88,7 +89,7 @@ class Routing(Filter):
         if call.method != "GET":
             raise MethodNotAllowed(f"{MODELS_PATH} is called with GET.", headers={"allow": "GET"})
         allowed = [name for name in self._plugin.models if call.consumer and call.consumer.may_use(name)]
-        wanted = call.path[len(MODELS_PATH) + 1 :]
+        wanted = unquote(call.path[len(MODELS_PATH) + 1 :])
         if not wanted:
             return Reply(dialects.model_list(call.dialect, allowed, self._plugin.since))
         if wanted not in allowed:

@@ -34,8 +34,8 @@ class UsageFilter(Filter):
             return events
         if reader.usage is not None and reader.usage is not self._call.usage:
             self._book(reader.usage)
-        elif final and reader.usage is None:
-            self._estimate(reader.estimate_output())
+        if final and reader.usage_is_partial():
+            self._book_what_passed(reader)
         if self._hides_usage:
             return [event for event in events if not reader.is_usage_only(event)]
         return events
@@ -52,8 +52,10 @@ class UsageFilter(Filter):
     async def on_done(self, outcome: Outcome) -> None:
         """A stream that ended early has used what passed."""
         reader = self._call.reader
-        if outcome.how not in ("aborted", "failed") or reader is None or not reader.usage_is_partial():
-            return
+        if outcome.how in ("aborted", "failed") and reader is not None and reader.usage_is_partial():
+            self._book_what_passed(reader)
+
+    def _book_what_passed(self, reader: dialects.StreamReader) -> None:
         if reader.usage is None:
             self._estimate(reader.estimate_output())
         else:  # the input was reported when the stream began

@@ -1,6 +1,7 @@
 """A worker process: one server of ext_proc, told what to do by its supervisor."""
 
 import asyncio
+import gc
 import signal
 import socket
 from pathlib import Path
@@ -45,6 +46,8 @@ async def run(file: Path, index: int, control: socket.socket) -> None:
         return
     config, built = await asyncio.to_thread(_build, first.content, file)
     app = App(built)
+    gc.collect()
+    gc.freeze()  # what is here now stays; collections need not look at it again
     server = make_server(config, index, app.open_session)
     await server.start()
     await send(writer, Ready(app.digest))

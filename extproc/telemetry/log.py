@@ -12,14 +12,17 @@ def setup(stream: TextIO | None = None, *, pretty: bool | None = None) -> None:
     out = stream or sys.stderr
     pretty = out.isatty() if pretty is None else pretty
     common: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
     if pretty:
         structlog.configure(
-            processors=[*common[:-1], structlog.dev.ConsoleRenderer(colors=out.isatty())],
+            processors=[
+                *common[:-1],
+                # The default one shows local variables, and those hold keys.
+                structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback),
+            ],
             logger_factory=structlog.PrintLoggerFactory(out),
             wrapper_class=structlog.make_filtering_bound_logger("info"),
             cache_logger_on_first_use=False,

@@ -17,7 +17,7 @@ FIRST_BYTE_SECONDS: Final = Histogram(
     "extproc_first_byte_seconds", "Until the answer's headers.", ["endpoint", "streamed"], buckets=_LONG
 )
 OWN_SECONDS: Final = Histogram("extproc_own_seconds", "Our own work for one call.", ["stage"], buckets=_QUICK)
-STREAMS_OPEN: Final = Gauge("extproc_streams_open", "ext_proc streams open.", ["stage"], multiprocess_mode="livesum")
+STREAMS_OPEN: Final = Gauge("extproc_streams_open", "Calls that hold a stream of ours.", multiprocess_mode="livesum")
 ERRORS: Final = Counter("extproc_errors", "Unexpected exceptions; each is in the log.", ["stage"])
 RELOADS: Final = Counter("extproc_config_reloads", "Configurations read.", ["result"])
 CONFIG_OK: Final = Gauge(

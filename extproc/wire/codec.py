@@ -23,6 +23,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from extproc.core.errors import ProtocolError
 from extproc.core.messages import (
+    PROCEED,
     Answer,
     BodyMode,
     Decision,
@@ -77,6 +78,8 @@ def decode(data: bytes) -> Message:
 
 def encode(decision: Decision, to: Message) -> bytes:
     """The decision, as the answer to ``to``."""
+    if decision is PROCEED and not isinstance(to, Trailers):
+        return _UNCHANGED[type(to)]
     match decision:
         case Answer():
             response = ProcessingResponse(
@@ -151,7 +154,7 @@ def _mutation(changed: Iterable[tuple[str, str]], removed: Iterable[str]) -> Hea
 
 
 def _headers(message: HttpHeaders) -> Headers:
-    return Headers((h.key, h.raw_value.decode("latin-1")) for h in message.headers.headers)
+    return Headers([(h.key, h.raw_value.decode("latin-1")) for h in message.headers.headers])
 
 
 def _attributes(request: ProcessingRequest) -> Metadata:
@@ -175,3 +178,9 @@ def _metadata(request: ProcessingRequest) -> Metadata:
 def _plain(value: Value) -> str | float:
     plain: str | float = value.number_value if value.HasField("number_value") else value.string_value
     return plain
+
+
+_UNCHANGED: Final[dict[type[Message], bytes]] = {
+    type(to): _proceed(PROCEED, to).SerializeToString()
+    for to in (RequestHead(Headers()), RequestBody(b""), ResponseHead(Headers()), ResponseBody(b"", end=True))
+}

@@ -1,13 +1,14 @@
 """Driver on granian (HTTP/2 in Rust, ASGI): ext_proc only, at half the CPU of grpc.aio.
 
-granian has no trailers, so a stream that has begun to answer ends without a status, which gRPC clients take
-for a failure; before that, a status travels with the headers ("Trailers-Only" in gRPC's HTTP/2 protocol).
+granian has no trailers. A failure before the first answer travels as a status in the headers ("Trailers-Only"
+in gRPC's HTTP/2 protocol); later, the stream is reset. A stream that the peer has finished ends without a status.
 Health is a plain ``GET /healthz``: 200 while serving, 503 when draining.
 """
 
 import asyncio
 import errno
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from struct import Struct
 from typing import Any, Final
@@ -35,6 +36,7 @@ from extproc.wire.driver import (
 
 _CLEANUP: Final = 5.0  # seconds that a cut stream gets to notice
 _LOOK_AHEAD: Final = 0.5  # seconds between looks for peers that left while their session is at work
+_AHEAD: Final = 256 * 1024  # bytes read for that
 _BACKLOG: Final = 4096
 _MANY: Final = 2**31 - 1
 
@@ -49,8 +51,11 @@ _HTTP2: Final = HTTP2Settings(
     keep_alive_timeout=20,
 )
 
-_Receive = Callable[[], Awaitable[dict[str, Any]]]
-_Send = Callable[[dict[str, Any]], Awaitable[None]]
+_Event = dict[str, Any]
+_Receive = Callable[[], Awaitable[_Event]]
+_Send = Callable[[_Event], Awaitable[None]]
+
+_log = structlog.get_logger("extproc.wire")
 
 _PREFIX: Final = Struct(">BI")
 _GRPC: Final = (b"content-type", b"application/grpc")
@@ -111,21 +116,27 @@ def frame(messages: Iterable[bytes]) -> bytes:
 
 
 class _Reader:
-    """A stream's messages; while the session is at work, one event more than asked for, to notice a peer that left."""
+    """A stream's messages. While its session is at work, a little is read ahead, to notice a peer that left."""
 
-    __slots__ = ("_ahead", "_ended", "_frames", "_receive", "_stream")
+    __slots__ = ("_ahead", "_ended", "_frames", "_pending", "_receive", "_size", "_stream")
 
     def __init__(self, receive: _Receive, max_message: int, stream: Stream) -> None:
         self._receive = receive
         self._frames = Frames(max_message)
         self._stream = stream
-        self._ahead: asyncio.Future[dict[str, Any]] | None = None
+        self._ahead: deque[_Event] = deque()
+        self._size = 0
+        self._pending: asyncio.Future[_Event] | None = None
         self._ended = False
 
     async def read(self) -> list[bytes] | None:
         while not self._ended:
-            ahead, self._ahead = self._ahead, None
-            event = await (self._receive() if ahead is None else ahead)
+            if self._ahead:
+                event = self._ahead.popleft()
+                self._size -= len(event["body"])
+            else:
+                pending, self._pending = self._pending, None
+                event = await (self._receive() if pending is None else pending)
             self._ended = not event.get("more_body", False)
             messages = self._frames.feed(event.get("body", b""))
             if messages:
@@ -134,18 +145,26 @@ class _Reader:
         return None
 
     def look_ahead(self) -> None:
-        if self._stream.busy and self._ahead is None and not self._ended:
-            self._ahead = asyncio.ensure_future(self._receive())
-            self._ahead.add_done_callback(self._looked)
+        if self._stream.busy and self._pending is None and not self._ended and self._size < _AHEAD:
+            self._pending = asyncio.ensure_future(self._receive())
+            self._pending.add_done_callback(self._looked)
 
     def close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.cancel()
+        if self._pending is not None:
+            self._pending.cancel()
 
-    def _looked(self, event: asyncio.Future[dict[str, Any]]) -> None:
-        gone = event.cancelled() or event.exception() is not None or not event.result().get("more_body", False)
-        if gone and self._ahead is event:
-            self._stream.cut(StreamError(grpc.StatusCode.CANCELLED, "the peer left"))
+    def _looked(self, pending: asyncio.Future[_Event]) -> None:
+        if self._pending is not pending or pending.cancelled():
+            return  # read() has it
+        self._pending = None
+        if pending.exception() is not None or not pending.result().get("more_body", False):
+            self._ended = True
+            self._stream.cut(StreamError(grpc.StatusCode.CANCELLED, "the peer has left"))
+            return
+        event = pending.result()
+        self._ahead.append(event)
+        self._size += len(event["body"])
+        self.look_ahead()
 
 
 class _Response:
@@ -163,10 +182,21 @@ class _Response:
             await self._send(_START)
         await self._send({"type": "http.response.body", "body": frame(messages), "more_body": True})
 
-    async def end(self, code: grpc.StatusCode, text: str = "") -> None:
+    async def end(self) -> None:
+        """The peer has finished."""
+        if self._begun:
+            await self._send(_END)
+        else:
+            await self._status(grpc.StatusCode.OK, "")
+
+    async def fail(self, error: StreamError) -> None:
+        """Let the peer see a failure; granian resets a stream that has begun and is left without an end."""
         if not self._begun:
-            status = [(b"grpc-status", b"%d" % code.value[0]), (b"grpc-message", quote(text, safe=" ").encode())]
-            await self._send({**_START, "headers": [_GRPC, *status]})
+            await self._status(error.code, error.text)
+
+    async def _status(self, code: grpc.StatusCode, text: str) -> None:
+        status = [(b"grpc-status", b"%d" % code.value[0]), (b"grpc-message", quote(text, safe=" ").encode())]
+        await self._send({**_START, "headers": [_GRPC, *status]})
         await self._send(_END)
 
 
@@ -197,6 +227,12 @@ class _Granian(Granian):
         """Accept no more and say GOAWAY; ``serve`` returns when the last stream is over."""
         self.interrupt_signal = True
         self.main_loop_interrupt.set()
+
+    def abandon(self) -> None:
+        """Leave connections that do not end to the end of the process."""
+        worker: Any
+        for worker in self.wrks:
+            worker.kill()
 
     def _init_shared_socket(self) -> None:
         unix = self._bound.family == socket.AF_UNIX
@@ -230,14 +266,13 @@ class GranianServer:
         if path is None:
             sock = _tcp(self._address)
         else:
-            sock = socket.socket(socket.AF_UNIX)
             with placing(path) as place:
-                sock.bind(str(place))
-                sock.listen(_BACKLOG)
+                sock = _listening(socket.AF_UNIX, str(place))
             self._file = SocketFile.at(path)
         self._granian = _Granian(self._app, self._tls, sock)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._granian.serve()), loop.create_task(self._look_ahead())]
+        self._tasks[0].add_done_callback(self._served)
         while not self._granian.wrks:
             if self._tasks[0].done():
                 await self._tasks[0]
@@ -256,12 +291,18 @@ class GranianServer:
         if not await self._streams.wait_empty(grace):
             self._streams.cut(StreamError(grpc.StatusCode.UNAVAILABLE, "the processor is stopping"))
             if not await self._streams.wait_empty(_CLEANUP):
-                structlog.get_logger("extproc.wire").warning("streams do not end", streams=len(self._streams))
+                _log.warning("streams do not end", streams=len(self._streams))
         await asyncio.wait(self._tasks[:1], timeout=_CLEANUP)
+        self._granian.abandon()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
         await self._streams.settle()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        if not self._stopping:
+            error = None if task.cancelled() else task.exception()
+            _log.critical("granian has ended by itself", error=repr(error))
 
     async def _look_ahead(self) -> None:
         while True:
@@ -299,9 +340,9 @@ class GranianServer:
                 self._readers.discard(reader)
                 reader.close()
         except StreamError as error:
-            await response.end(error.code, error.text)
+            await response.fail(error)
         else:
-            await response.end(grpc.StatusCode.OK)
+            await response.end()
 
 
 async def _plain(send: _Send, status: int, text: bytes) -> None:
@@ -315,14 +356,22 @@ def _tcp(address: str) -> socket.socket:
     if not colon or not port.isdecimal():
         raise OSError(errno.EINVAL, "neither unix:path nor host:port", address)
     found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, target = min(found, key=lambda info: info[0] != socket.AF_INET)
-    sock = socket.socket(family, kind, protocol)
+    family, _, _, _, target = min(found, key=lambda info: info[0] != socket.AF_INET)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _listening(family, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, address) from error
+
+
+def _listening(family: int, target: str | tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family)
+    try:
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind(target)
         sock.listen(_BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise OSError(error.errno, error.strerror, address) from error
+        raise
     return sock

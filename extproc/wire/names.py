@@ -17,6 +17,23 @@ ATTRIBUTES: Final[dict[str, str]] = {
 """Attribute expression, as Envoy is configured to send it → our name for it."""
 
 
+HEADERS_TO_US: Final = (
+    ":method",
+    ":path",
+    ":status",
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "anthropic-version",
+    "x-extproc-*",
+)
+"""Header fields that Envoy sends us, a `*` at the end for a prefix. Others pass by: they cost time on both sides, and
+cookies are none of our business. A filter that reads another adds it here."""
+
+
 def worker_address(address: str, index: int) -> str:
     """Where worker ``index`` listens: each has an address of its own, so that Envoy balances, not the kernel."""
     if index == 0:

@@ -198,7 +198,7 @@ def test_two_thousand_calls_at_once(stub: StubProvider, transport: str) -> None:
         metrics = gateway.metrics()
 
     assert {200: 2000} == statuses
-    assert 'extproc_streams_open{stage="router"}' in metrics
+    assert "extproc_streams_open " in metrics
 
 
 def test_nothing_is_left_running(stub: StubProvider, transport: str) -> None:

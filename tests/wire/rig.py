@@ -1,7 +1,7 @@
 """What the tests of the drivers stand on: a scripted session, a real Envoy, a small upstream, certificates."""
 
 import asyncio
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import socket
@@ -164,7 +164,7 @@ class Certificates:
 
 def certificates(folder: Path) -> Certificates:
     """A certificate authority, a server on localhost and 127.0.0.1, and a client."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test ca")])
 
@@ -177,8 +177,8 @@ def certificates(folder: Path) -> Certificates:
             .issuer_name(ca_name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .sign(ca_key, hashes.SHA256())
@@ -207,7 +207,7 @@ async def upstream() -> AsyncIterator[int]:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                 size = 0
                 if "transfer-encoding: chunked" in head:
-                    while length := int(await reader.readline(), 16):
+                    while length := int(await reader.readuntil(), 16):
                         await reader.readexactly(length + 2)
                         size += length
                     await reader.readline()
@@ -262,7 +262,9 @@ async def envoy(
     config.write_text(json.dumps(document))
     log = config.with_suffix(".log")
     command = [ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1", "--log-path", log]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(  # noqa: ASYNC220 - a moment
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = asyncio.get_running_loop().time() + 20
         while not await _accepts(ports.duplex):

@@ -1,4 +1,4 @@
-"""A server of scripted sessions as a process of its own: ``server_process.py DRIVER ADDRESS``; says "ready" and stays."""
+"""A server of scripted sessions as a process: ``server_process.py DRIVER ADDRESS`` says "ready" and stays."""
 
 import asyncio
 import sys
