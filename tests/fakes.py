@@ -1,7 +1,7 @@
 """Stand-ins: a clock, a gate, filters that do as told at a chosen phase, and exchanges made of them."""
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from playbook import CALL, KEY
 from extproc.accounts.consumers import Consumers
 from extproc.core.call import Call, Consumer, Model, Outcome, Target
 from extproc.core.chain import Chain
-from extproc.core.exchange import Exchange
+from extproc.core.exchange import Exchange, Opening
 from extproc.core.filter import Filter, Plugin, Reply
 from extproc.core.messages import RequestHead
 from extproc.core.secret import Secret
@@ -76,13 +76,13 @@ class Journal:
         return self.calls[-1]
 
 
-Act = Callable[[Call], Any]
-"""What a fake does at a phase: an exception is raised, a Gate awaited, a Reply returned, events passed on as given."""
-
-
 @dataclass
 class Fake:
-    """A plugin whose filter records every phase, then does what ``acts`` says for it."""
+    """A plugin whose filter records every phase, then does what ``acts`` says for it.
+
+    An exception is raised, a ``Gate`` awaited, a ``Reply`` returned, a function called with the call;
+    ``"hold"`` holds events back until the end.
+    """
 
     name: str
     journal: Journal
@@ -135,7 +135,7 @@ class FakeFilter(Filter):
         return act(self._call) if callable(act) else act
 
 
-def opening(plugins: Sequence[Plugin], journal: Journal, clock: Clock) -> Callable[[RequestHead], tuple[Call, Chain]]:
+def opening(plugins: Sequence[Plugin], journal: Journal, clock: Clock) -> Opening:
     """Makes calls that are all called the same."""
 
     def opened(head: RequestHead) -> tuple[Call, Chain]:

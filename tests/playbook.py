@@ -1,4 +1,4 @@
-"""Dialogues with a state machine: what Envoy says (``>>``) and what we must decide (``<<``), in the words of the design.
+"""Dialogues with a state machine: what Envoy says (``>>``) and what we must decide (``<<``).
 
     assert (
         Playbook(exchange)
@@ -28,6 +28,7 @@ from extproc.core.messages import (
     Emit,
     Headers,
     Message,
+    Metadata,
     Proceed,
     RequestBody,
     RequestHead,
@@ -100,7 +101,12 @@ def answer(
     attempt: int = 1,
 ) -> ResponseHead:
     fields = headers.items() if isinstance(headers, Mapping) else headers
-    known = {"provider": provider, "target": f"{provider}-model", "attempt": float(attempt), "details": "via_upstream"}
+    known: Metadata = {
+        "provider": provider,
+        "target": f"{provider}-model",
+        "attempt": float(attempt),
+        "details": "via_upstream",
+    }
     return ResponseHead(Headers([(":status", str(status)), ("content-type", kind), *fields]), end, known)
 
 
@@ -258,9 +264,7 @@ def seen(decision: Decision | None) -> Any:
             sets, removes = decision.headers.take_changes() if decision.headers is not None else ({}, set())
             return Proceeds(sets, removes, decision.body, decision.reroute, decision.response_mode, decision.metadata)
         case Answer():
-            return Answers(
-                decision.status, decision.body, dict(decision.headers), decision.reason, decision.metadata
-            )
+            return Answers(decision.status, decision.body, dict(decision.headers), decision.reason, decision.metadata)
         case Emit():
             return Emits(decision.body, decision.end, decision.metadata)
         case None:

@@ -7,7 +7,6 @@ from extproc.core.call import Call, Outcome
 from extproc.core.filter import Filter, Plugin, Reply
 from extproc.dialects.sse import Event
 
-
 _HOOKS: Final = tuple(name for name in vars(Filter) if name.startswith("on_"))
 _overridden: Final[dict[type[Filter], frozenset[str]]] = {}
 

@@ -34,7 +34,7 @@ def head(known: dict[str, Any] | None = None, **target: Any) -> RequestHead:
     """The head as Envoy sends it at the upstream stage."""
     message = request(headers={"authorization": "old"})
     message.metadata = KNOWN if known is None else known
-    message.attributes = {"provider": "alpha", "target": "alpha-model", "attempt": 2.0} | target
+    message.attributes = {"provider": "alpha", "target": "alpha-model", "attempt": 2.0, **target}
     return message
 
 
@@ -203,9 +203,7 @@ def test_client_leaves_while_a_filter_waits(step: type) -> None:
 
     assert stage.playbook >> body({"model": "gpt"}) << Waits()
     if step is Release:
-        assert stage.playbook >> Release(gate) << Proceeds(
-            sets={"content-length": "16"}, body=b'{"model": "gpt"}'
-        )
+        assert stage.playbook >> Release(gate) << Proceeds(sets={"content-length": "16"}, body=b'{"model": "gpt"}')
     else:
         assert stage.playbook >> Cancel()
     assert stage.playbook >> Close()

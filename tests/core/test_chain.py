@@ -1,5 +1,7 @@
 """The order in which filters are asked."""
 
+from collections.abc import Sequence
+
 import pytest
 from fakes import Boom, Fake, Journal
 from playbook import request
@@ -73,9 +75,9 @@ async def test_events_pass_from_filter_to_filter(journal: Journal) -> None:
     seen: list[tuple[int, bool]] = []
 
     class Watch(Filter):
-        async def on_events(self, events: object, *, final: bool) -> list[Event]:
-            seen.append((len(list(events)), final))  # type: ignore[call-overload]
-            return list(events)  # type: ignore[call-overload]
+        async def on_events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
+            seen.append((len(events), final))
+            return events
 
     inner = Fake("inner", journal, {"events": "hold"}).open(call())
     assert inner is not None

@@ -86,7 +86,9 @@ def test_provider_status_is_kept() -> None:
     assert to_answer(ProviderFailed("No.", status=429), "openai").status == 429
 
 
-@pytest.mark.parametrize("bug", [ValueError("secret"), KeyError("secret"), TimeoutError(), ExceptionGroup("g", [OSError()])])
+@pytest.mark.parametrize(
+    "bug", [ValueError("secret"), KeyError("secret"), TimeoutError(), ExceptionGroup("g", [OSError()])]
+)
 def test_other_exceptions_say_nothing(bug: Exception) -> None:
     """Any other exception is "policy unavailable", and none of its words are shown."""
     refusal = refusal_of(bug)

@@ -26,8 +26,8 @@ from playbook import (
 )
 
 from extproc.core.call import Outcome
-from extproc.core.filter import Reply
 from extproc.core.errors import InvalidKey
+from extproc.core.filter import Reply
 from extproc.core.messages import Trailers
 
 ABORTED = Outcome("aborted", 0, "aborted")
@@ -132,7 +132,11 @@ KINDS: dict[str, Kind] = {
         {},
     ),
     "error": Kind(
-        lambda: [*requested(), (answer(429), Outcome("aborted", 429, "aborted")), (whole({}), Outcome("completed", 429))],
+        lambda: [
+            *requested(),
+            (answer(429), Outcome("aborted", 429, "aborted")),
+            (whole({}), Outcome("completed", 429)),
+        ],
         {},
     ),
 }

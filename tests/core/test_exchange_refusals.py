@@ -164,9 +164,13 @@ def test_refusal_carries_metadata() -> None:
 def test_unknown_encoding_is_refused() -> None:
     """An answer compressed in a way that we cannot read does not pass."""
     journal = Journal()
-    for head, more in ((stream({"content-encoding": "br"}), []), (answer(headers={"content-encoding": "zstd"}), [{}])):
+    answers: list[list[Message]] = [
+        [stream({"content-encoding": "br"})],
+        [answer(headers={"content-encoding": "zstd"}), whole({})],
+    ]
+    for messages in answers:
         playbook = Playbook(exchange(Fake("f", journal), journal=journal))
-        for message in (request(), body({"model": "gpt"}), head, *map(whole, more)):
+        for message in (request(), body({"model": "gpt"}), *messages):
             playbook.say(message)
 
         assert playbook.decisions[-1] == Answers(502, Error("provider_error", message="compressed"))

@@ -15,11 +15,9 @@ from playbook import (
     Close,
     Emits,
     Error,
-    Fails,
     Including,
     Playbook,
     Proceeds,
-    Waits,
     answer,
     body,
     piece,
@@ -83,7 +81,7 @@ def test_held_back_stream_passes_byte_for_byte(data: st.DataObject, sent: bytes)
 @given(st.data(), sse_streams())
 def test_compressed_stream_under_every_chunking(data: st.DataObject, sent: bytes) -> None:
     """A compressed stream is decompressed as it comes, wherever the borders fall, and says so no more."""
-    packed = data.draw(st.sampled_from([gzip.compress, zlib.compress]))(sent)
+    packed = gzip.compress(sent) if data.draw(st.booleans()) else zlib.compress(sent)
     playbook = begun(headers={"content-encoding": "gzip"})
 
     assert playbook.decisions[-1].removes == {"content-length", "content-encoding"}
@@ -146,6 +144,7 @@ def test_estimate_under_every_chunking(data: st.DataObject) -> None:
         usages.append(gateway.journal.call.usage)
 
     assert usages[0] == usages[1]
+    assert usages[0] is not None
     assert usages[0].source == "estimated"
     assert usages[0].input > 0
     assert usages[0].output > 0
@@ -188,8 +187,10 @@ def test_changed_compressed_json_goes_plain() -> None:
     for message in (request(), body({"model": "gpt"}), answer(headers={"content-encoding": "gzip"})):
         playbook.say(message)
 
-    assert playbook >> whole(gzip.compress(b'{"a": 1}')) << Proceeds(
-        sets={"content-length": "2"}, removes={"content-encoding"}, body=b"{}"
+    assert (
+        playbook
+        >> whole(gzip.compress(b'{"a": 1}'))
+        << Proceeds(sets={"content-length": "2"}, removes={"content-encoding"}, body=b"{}")
     )
 
 
@@ -218,23 +219,3 @@ def test_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert playbook >> whole(bomb) << Answers(502, Error("provider_error", message="too large"))
     assert begun(headers=compressed) >> piece(bomb) << Emits(Including(b"too large"), end=True)
-
-
-def test_playbook_shows_what_differs() -> None:
-    """A dialogue that goes otherwise fails with the lines that differ."""
-    with pytest.raises(AssertionError) as failure:
-        assert Playbook(exchange()) >> request() << Fails(ValueError) >> body({"model": "gpt"}) << Waits()
-
-    lines = str(failure.value).splitlines()
-    assert any(line.startswith("- << Fails(") for line in lines)
-    assert any(line.startswith("+ << Proceeds(") for line in lines)
-    assert any(line.startswith("  >> RequestBody(") for line in lines)
-
-
-def test_playbook_must_be_asserted() -> None:
-    """A dialogue that was only written down is a failure of its test."""
-    playbook = Playbook(exchange()) >> request()
-
-    with pytest.raises(AssertionError, match="never asserted"):
-        playbook.__del__()
-    assert playbook << Proceeds()

@@ -68,4 +68,4 @@ def test_changes_lead_to_the_same_fields(edits: list[tuple[str, str | None]]) ->
 
 def test_proceed_is_the_same_for_all() -> None:
     """The shared decision to go on says nothing, so that nobody's words get into another's call."""
-    assert PROCEED == Proceed()
+    assert Proceed() == PROCEED

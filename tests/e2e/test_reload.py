@@ -90,12 +90,14 @@ def test_weights_move_under_load_without_an_error(stage: Stage) -> None:
     stop.set()
     load.join(10)
 
-    assert [(200, 252)] * 4 == results
+    assert results == [(200, 252)] * 4
     assert {200} == set(statuses)
 
 
 def _models(*targets: str | tuple[str, int], short: str) -> dict[str, Any]:
-    group = [{"provider": t, "weight": 1} if isinstance(t, str) else {"provider": t[0], "weight": t[1]} for t in targets]
+    group = [
+        {"provider": t, "weight": 1} if isinstance(t, str) else {"provider": t[0], "weight": t[1]} for t in targets
+    ]
     return {"m": {"route": [group]}, "short": {"route": [[{"provider": short}]]}}
 
 
@@ -136,7 +138,7 @@ def test_a_wrong_file_is_refused_whole(stage: Stage, changes: dict[str, Any], pa
     problem = health["config"]["refused"]["problems"][0]
     assert path == problem["path"]
     assert reason in problem["message"]
-    assert "degraded" == health["status"]
+    assert health["status"] == "degraded"
     assert before == health["config"]["digest"]
     assert "configuration refused" in stage.gateway.log()
     assert "extproc_config_last_reload_successful 0.0" in stage.gateway.metrics()
