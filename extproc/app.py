@@ -38,6 +38,7 @@ class Build:
     providers: Mapping[str, Provider]
     plugins: Sequence[Plugin]
     attempt_filters: Sequence[AttemptFilter]
+    max_answer: int
 
 
 def build(loaded: Loaded) -> Build:
@@ -67,6 +68,7 @@ def build(loaded: Loaded) -> Build:
             ),
         ),
         attempt_filters=(TargetFilter(providers), CredentialsFilter(providers)),
+        max_answer=loaded.config.gateway.max_answer,
     )
 
 
@@ -126,8 +128,10 @@ class App:
         """The session for one ext_proc stream, by its initial metadata."""
         stage = metadata.get(STAGE, "")
         if stage == "router":
-            opening = Opening(self._current.plugins)
-            machine = Exchange(opening, clock=time.monotonic, on_error=calls.error(stage))
+            current = self._current
+            opening = Opening(current.plugins)
+            on_error = calls.error(stage)
+            machine = Exchange(opening, clock=time.monotonic, on_error=on_error, max_answer=current.max_answer)
             metrics.STREAMS_OPEN.inc()
             return Session(machine, on_close=metrics.STREAMS_OPEN.dec)
         if stage == "upstream":

@@ -161,7 +161,8 @@ def exchange(*plugins: Plugin, journal: Journal | None = None, clock: Clock | No
     """An exchange with these plugins, outermost first."""
     journal = journal or Journal()
     clock = clock or Clock()
-    return Exchange(opening(plugins, journal, clock), clock=clock, on_error=journal.on_error)
+    made = opening(plugins, journal, clock)
+    return Exchange(made, clock=clock, on_error=journal.on_error, max_answer=MAX_ANSWER)
 
 
 def route(*providers: str) -> tuple[tuple[Target, ...], ...]:
@@ -175,6 +176,7 @@ MODELS = {
 }
 CONSUMERS = {"acme": Consumer("acme"), "narrow": Consumer("narrow", ("gpt*",))}
 NARROW_KEY = "sk-narrow-key-000000"
+MAX_ANSWER = 1 << 20
 MAX_BODY = 1000
 
 

@@ -10,6 +10,7 @@ from extproc.core.encoding import Decoder, decode
 from extproc.core.errors import (
     InvalidRequest,
     ProtocolError,
+    ProviderFailed,
     ProviderStalled,
     Refusal,
     Source,
@@ -78,10 +79,12 @@ class Exchange:
         *,
         clock: Callable[[], float],
         on_error: Callable[[str, BaseException], None],
+        max_answer: int,
     ) -> None:
         self._opening = opening
         self._clock = clock
         self._on_error = on_error
+        self._max_answer = max_answer
         self._state = State.REQUEST_HEAD
         self._call: Call | None = None
         self._chain = Chain(())
@@ -198,6 +201,8 @@ class Exchange:
         call.answered = answered = _answered(head)
         mode = BodyMode.NONE if head.end or answered.local else _mode_for(answered)
         try:
+            if mode is BodyMode.BUFFERED:
+                self._check_size(answered)
             await self._chain.response_head()
             if head.end and not answered.local:
                 await self._chain.response()  # it has no body, so it is whole
@@ -216,6 +221,12 @@ class Exchange:
         else:
             self._state = State.RESPONSE_STREAM if mode is BodyMode.STREAMED else State.RESPONSE_WHOLE
         return Proceed(headers=answered.headers, metadata=call.take_metadata(), response_mode=mode)
+
+    def _check_size(self, answered: Answered) -> None:
+        """Envoy would say so itself, but stalls if the answer comes faster than our word on its head."""
+        length = answered.headers.get("content-length")
+        if length.isdecimal() and int(length) > self._max_answer:
+            raise ProviderFailed("The provider's answer is larger than this gateway takes in one piece.")
 
     async def _response_whole(self, body: ResponseBody) -> Decision:
         call = self._open_call()

@@ -28,6 +28,13 @@ _REPLIES: Final[tuple[tuple[str, int, str, str, str], ...]] = (
         "request_too_large",
         "The request body is too large.",
     ),
+    (
+        f"{_DETAILS}.startsWith('response_payload_too_large')",
+        502,
+        "upstream_error",
+        "provider_error",
+        "The provider's answer is larger than this gateway takes in one piece.",
+    ),
     ("response.code == 408", 408, "invalid_request_error", "request_timeout", "The request did not arrive in time."),
     (
         "response.code == 504",

@@ -36,8 +36,7 @@ class Routing(Filter):
         if call.method != "POST":
             raise MethodNotAllowed(f"{call.path} is called with POST.", headers={"allow": "POST"})
         length = call.headers.get("content-length")
-        if length.isdecimal() and int(length) > self._plugin.max_body:
-            raise RequestTooLarge(f"The request body is larger than {self._plugin.max_body} bytes.")
+        self._check_size(int(length) if length.isdecimal() else 0)
         if "content-encoding" in call.headers:
             raise InvalidRequest("A compressed request body is not supported; send it as it is.")
         return None
@@ -46,6 +45,7 @@ class Routing(Filter):
         call = self._call
         if call.request is None or call.endpoint is None:
             raise InvalidRequest("The request has no body.")
+        self._check_size(len(call.document.body) if call.document else 0)  # one sent in chunks says no length
         name = call.request.model
         model = self._plugin.models.get(name)
         if model is None:
@@ -83,6 +83,10 @@ class Routing(Filter):
         leaked = any(key.reveal().encode() in call.answer for key in keys)
         if leaked or not dialects.is_error_body(call.answer):
             raise ProviderFailed(f"The provider answered with status {answered.status}.", status=answered.status)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._plugin.max_body:
+            raise RequestTooLarge(f"The request body is larger than {self._plugin.max_body} bytes.")
 
     def _models(self) -> Reply:
         call = self._call

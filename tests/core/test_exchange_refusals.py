@@ -1,7 +1,7 @@
 """Refusals and bugs at every phase of a call: nothing passes, and the client reads why in its own dialect."""
 
 import pytest
-from fakes import Boom, Fake, Journal, exchange
+from fakes import MAX_ANSWER, Boom, Fake, Journal, exchange
 from playbook import (
     CALL,
     Answers,
@@ -321,3 +321,29 @@ def test_modes_are_given_with_the_head_only() -> None:
         playbook.say(message)
 
     assert [decision.mode for decision in playbook.decisions] == [None, None, BodyMode.BUFFERED, None]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("application/json", None), ("audio/mpeg", BodyMode.NONE)])
+def test_answer_that_says_it_is_too_big(kind: str, mode: BodyMode | None) -> None:
+    """What must be read whole and would not fit is refused at once; what passes unseen may be of any size."""
+    playbook = Playbook(exchange())
+    playbook.say(request())
+    playbook.say(body({"model": "gpt", "messages": []}))
+    expected = (
+        Answers(502, Error("provider_error", message="larger"))
+        if mode is None
+        else Proceeds(sets={CALL_ID: CALL}, mode=mode)
+    )
+
+    assert playbook >> answer(kind=kind, headers={"content-length": str(MAX_ANSWER + 1)}) << expected
+
+
+def test_answer_that_just_fits() -> None:
+    """An answer of exactly the limit is read."""
+    playbook = Playbook(exchange())
+    playbook.say(request())
+    playbook.say(body({"model": "gpt", "messages": []}))
+
+    head = answer(headers={"content-length": str(MAX_ANSWER)})
+
+    assert playbook >> head << Proceeds(sets={CALL_ID: CALL}, mode=BodyMode.BUFFERED)

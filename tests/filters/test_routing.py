@@ -22,7 +22,7 @@ from playbook import (
 )
 
 from extproc.core.call import Outcome
-from extproc.core.messages import BodyMode, RequestHead
+from extproc.core.messages import BodyMode, RequestBody, RequestHead
 
 CHAT = {"model": "gpt", "messages": []}
 
@@ -103,6 +103,18 @@ def test_announced_length(playbook: Playbook, length: str, fits: bool) -> None:
     )
 
     assert playbook >> asked(content_length=length) << decision
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_length_that_was_not_announced(playbook: Playbook, spare: int) -> None:
+    """A body in chunks is measured when it is here."""
+    data = msgspec.json.encode(CHAT)
+    data = data[:-1] + b" " * (MAX_BODY - len(data) + spare) + b"}"
+    playbook.say(asked())
+
+    fits = Proceeds(sets={"x-extproc-model": "gpt"}, reroute=True)
+
+    assert playbook >> RequestBody(data) << (Answers(413, Error("request_too_large")) if spare else fits)
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e9", "\xb2", "10, 10", "chunked"])
