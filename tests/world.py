@@ -3,7 +3,7 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,8 @@ class World:
 
     gateway: Gateway
     stubs: Mapping[str, StubProvider]
+    run: Callable[[Coroutine[Any, Any, None]], None]
+    """Runs a coroutine of a stub: ``world.run(world.primary.stop())``."""
     usual: dict[str, Behaviour] = field(default_factory=dict)
     """How a stub behaves when a test begins, where that is not the default."""
     _http: httpx.Client = field(init=False)
@@ -75,6 +77,7 @@ class World:
         self.gateway.__exit__(None, None, None)
 
     def reset(self) -> None:
+        until(lambda: self.metric("extproc_streams_open") == 0, "the calls of the test before are over")
         for name, stub in self.stubs.items():
             stub.behaviour = self.usual.get(name) or Behaviour()
             stub.models.clear()
@@ -115,10 +118,16 @@ class World:
         with self._http.stream("POST", path, json=body, headers={"authorization": f"Bearer {key}"}) as answer:
             yield answer
 
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.gateway.url)
+        assert parts.hostname
+        assert parts.port
+        return parts.hostname, parts.port
+
     def connect(self) -> socket.socket:
         """A bare connection to the gateway."""
-        parts = urlsplit(self.gateway.url)
-        return socket.create_connection((parts.hostname, parts.port), timeout=30)
+        return socket.create_connection(self.address, timeout=30)
 
     def raw(self, request: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
         """What the gateway answers to these bytes."""

@@ -208,12 +208,12 @@ class Retry(Part):
     first_byte: Seconds = 300.0
     """How long a provider may be silent before its answer begins; then the next group is tried."""
     idle: Seconds = 120.0
-    """How long a streamed answer may be silent before it is ended with an error event; at most `first_byte`."""
+    """How long a streamed answer may be silent before it is ended with an error event; less than `first_byte`."""
 
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
-        if self.idle > self.first_byte:
-            raise ValueError("idle is longer than first_byte, but Envoy cuts any silence after first_byte")
+        if self.idle >= self.first_byte:
+            raise ValueError("idle must be less than first_byte: Envoy cuts any silence of first_byte without a word")
         return self
 
 

@@ -97,6 +97,7 @@ class EnvoyProcess:
     def __init__(self, bootstrap: Path, admin: Address, *, concurrency: int | None = None) -> None:
         self.admin = EnvoyAdmin(admin)
         self._command = [binary(), "-c", str(bootstrap), "--use-dynamic-base-id", "-l", "warn"]
+        self._command += ["--file-flush-interval-msec", "1000"]  # an access log is for reading now, not in ten seconds
         if concurrency is not None:
             self._command += ["--concurrency", str(concurrency)]
         self._process: asyncio.subprocess.Process | None = None

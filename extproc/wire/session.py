@@ -59,8 +59,10 @@ class Session:
         return [] if decision is None else [codec.encode(decision, ResponseBody(b"", end=True))]
 
     async def close(self) -> None:
-        self._on_close()
-        await self._machine.close()
+        try:
+            await self._machine.close()
+        finally:
+            self._on_close()
 
     async def _answer(self, message: Message) -> list[bytes]:
         decision = await self._machine.receive(message)

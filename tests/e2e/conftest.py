@@ -12,7 +12,7 @@ from world import ACME, GLOBEX, LEAVER, PROVIDER_KEYS, World, refusing_port, wri
 from extproc.demo.gateway import Gateway
 from extproc.demo.stub import StubProvider, running
 
-TIGHT = {"first_byte": "1s", "idle": "1s"}
+TIGHT = {"first_byte": "1s", "idle": "500ms"}
 PRIMARY = {"provider": "primary", "model": "gpt-primary"}
 BACKUP = {"provider": "backup", "model": "qwen-max-longer-than-the-public-name"}
 THIRD = {"provider": "third", "model": "gpt-eu"}
@@ -37,7 +37,7 @@ def _shared_world(transport: str, tmp_path_factory: pytest.TempPathFactory) -> I
         "claude": StubProvider("claude", "anthropic"),
         "claude-backup": StubProvider("claude-backup", "anthropic", prefix="/anthropic"),
     }
-    with running(*stubs.values()), refusing_port() as port:
+    with running(*stubs.values()) as run, refusing_port() as port:
         dead = {"base_url": f"http://127.0.0.1:{port}/v1", "keys": [{"value": "pk-dead-7c7c7c7c"}]}
         config: dict[str, Any] = {
             "server": {"transport": transport},
@@ -105,7 +105,7 @@ def _shared_world(transport: str, tmp_path_factory: pytest.TempPathFactory) -> I
         }
         environment = {"BACKUP_KEY": PROVIDER_KEYS["backup"], "LEAVER_KEY": LEAVER}
         gateway = Gateway(config, environment=environment, log=directory / "log")
-        with World(gateway, stubs) as world:
+        with World(gateway, stubs, run) as world:
             yield world
             published = world.published()
         published["log"] = gateway.log()  # with what it wrote at its end
