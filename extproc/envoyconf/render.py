@@ -14,6 +14,7 @@ import yaml
 
 from extproc.config.schema import Config
 from extproc.core.call import Model, Target
+from extproc.core.exchange import INTERNAL
 from extproc.envoyconf import clusters, replies
 from extproc.envoyconf.fallback import Fallback, PriorityGroups
 from extproc.filters.routing import MODEL_HEADER
@@ -30,6 +31,9 @@ _NOT_FOR_PROVIDERS: Final = [
     "x-forwarded-proto",
     "x-request-id",
 ]
+
+_NOBODYS_TO_SEND: Final = (INTERNAL, "x-envoy-")
+"""Ours and Envoy's own headers: with them a client could choose a route, a timeout or retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def _route_table(
 ) -> Tree:
     return {
         "name": ROUTES,
-        # A client's own copy never chooses a route: it is gone before routes are looked at (see _listener).
+        # A client's own copy of the model header is gone before routes are looked at (see _listener).
         "virtual_hosts": [
             {
                 "name": "all",
@@ -195,7 +199,7 @@ def _listener(config: Config, route_table: Tree, directory: Path | None) -> Tree
                 "name": "envoy.http.early_header_mutation.header_mutation",
                 "typed_config": {
                     "@type": f"{TYPE}envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                    "mutations": [{"remove": MODEL_HEADER}],
+                    "mutations": [{"remove_on_match": {"key_matcher": {"prefix": p}}} for p in _NOBODYS_TO_SEND],
                 },
             }
         ],

@@ -68,18 +68,20 @@ def disabled_on_route(subject: Subject) -> Iterator[Finding]:
 
 def spoofed_route(subject: Subject) -> Iterator[Finding]:
     for manager in subject.managers:
-        removed = {
-            str(m.get("remove", default=""))
-            for e in manager.items("early_header_mutation_extensions")
-            for m in e.items("typed_config", "mutations")
-        }
+        mutations = [
+            m for e in manager.items("early_header_mutation_extensions") for m in e.items("typed_config", "mutations")
+        ]
+        removed = {str(m.get("remove", default="")) for m in mutations}
+        prefixes = tuple(
+            p for m in mutations if (p := str(m.get("remove_on_match", "key_matcher", "prefix", default="")))
+        )
         seen = any(True for _ in subject.filters(manager))
         for route in subject.routes:
             if not route.path.startswith(manager.path):
                 continue
             for match in route.items("match", "headers"):
                 name = str(match.get("name", default=""))
-                if name.startswith(_INTERNAL) and name not in removed:
+                if name.startswith(_INTERNAL) and name not in removed and not name.startswith(prefixes):
                     yield subject.finding(
                         "warning" if seen else "error",
                         "spoofable-header",
