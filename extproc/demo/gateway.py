@@ -129,14 +129,16 @@ class Gateway:
         return process.returncode
 
     @contextmanager
-    def envoy_alone(self) -> Iterator[None]:
-        """An Envoy with the static configuration, whether or not the server runs."""
-        rendered = self.directory / "envoy.yaml"
-        command = [sys.executable, "-m", "extproc", "envoy", "render", "--config", str(self.file)]
-        rendered.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    def envoy_alone(self, text: str | None = None) -> Iterator[None]:
+        """An Envoy with this or the rendered static configuration, whether or not the server runs."""
+        if text is None:
+            command = [sys.executable, "-m", "extproc", "envoy", "render", "--config", str(self.file)]
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        file = self.directory / "envoy.yaml"
+        file.write_text(text)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [binary(), "-c", str(rendered), "--use-dynamic-base-id", "-l", "warn"], stdout=log, stderr=log
+                [binary(), "-c", str(file), "--use-dynamic-base-id", "-l", "warn"], stdout=log, stderr=log
             )
         try:
             until(lambda: self.get(f"{self.envoy}/ready"), "envoy is ready")

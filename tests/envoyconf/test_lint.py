@@ -224,6 +224,59 @@ def test_a_file_that_is_none(text: str, rule: str) -> None:
     assert rule in {f.rule for f in lint(text)}
 
 
+OFF = {
+    "envoy.filters.http.ext_proc": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+        "disabled": True,
+    }
+}
+
+
+def test_a_whole_host_without_us(good: Any) -> None:
+    """A virtual host that turns us off leads past us, if a model is behind it."""
+    tree = copy.deepcopy(good)
+    at(tree, f"{MANAGER}.route_config.virtual_hosts[0]")["typed_per_filter_config"] = OFF
+
+    assert [(f.severity, f.path.endswith("disabled")) for f in found(tree) if f.rule == "bypass"] == [("error", True)]
+
+
+def _other_host(tree: Any) -> None:
+    shop = {"match": {"prefix": "/"}, "route": {"cluster": "shop"}}
+    host = {"name": "shop", "domains": ["shop.example.com"], "typed_per_filter_config": OFF, "routes": [shop]}
+    at(tree, f"{MANAGER}.route_config")["virtual_hosts"].append(host)
+
+
+def _other_listener(tree: Any) -> None:
+    listener = copy.deepcopy(at(tree, LISTENER))
+    listener["name"] = "other"
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = manager["http_filters"][-1:]
+    manager["route_config"]["virtual_hosts"][0]["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "shop"}}]
+    tree["static_resources"]["listeners"].append(listener)
+
+
+@pytest.mark.parametrize("add", [_other_host, _other_listener])
+def test_other_traffic_is_left_alone(good: Any, add: Callable[[Any], None]) -> None:
+    """What is no model's may keep its 15 seconds, its 1024 requests and its own headers."""
+    tree = copy.deepcopy(good)
+    tree["static_resources"]["clusters"].append({"name": "shop", "type": "STATIC", "connect_timeout": "1s"})
+    add(tree)
+
+    assert [f for f in found(tree) if f.severity != "info"] == []
+
+
+def test_another_listener_that_leads_to_a_model(good: Any) -> None:
+    """A second way to a model's cluster, without us, is a way past us."""
+    tree = copy.deepcopy(good)
+    _other_listener(tree)
+    name = at(good, NEAR)["name"]
+    tree["static_resources"]["listeners"][1]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
+        "virtual_hosts"
+    ][0]["routes"][0]["route"]["cluster"] = name
+
+    assert "bypass" in {f.rule for f in found(tree)}
+
+
 def test_lines_are_those_of_the_file(good: Any) -> None:
     """The line is where the operator looks."""
     tree = copy.deepcopy(good)

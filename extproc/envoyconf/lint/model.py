@@ -49,11 +49,30 @@ class Subject:
         return [m for listener in self.listeners for m in listener.typed("HttpConnectionManager")]
 
     @cached_property
-    def routes(self) -> list[Node]:
-        """Every route of every virtual host."""
+    def route_tables(self) -> list[Node]:
         tables = [m.at("route_config") for m in self.managers if m.get("route_config")]
-        tables += self._resources("RouteConfiguration")
-        return [r for table in tables for host in table.items("virtual_hosts") for r in host.items("routes")]
+        return tables + self._resources("RouteConfiguration")
+
+    @cached_property
+    def routes(self) -> list[Node]:
+        """Every route on which a model may be called.
+
+        Not those that are plainly other traffic: where the operator turned us off, or of a listener without us
+        beside one with us. They count all the same where they lead to a cluster with our upstream stage.
+        """
+        ours = {str(c.get("name")) for c in self.clusters if self.upstream_stage(c) is not None}
+        without = [m.path for m in self.managers if not any(True for _ in self.filters(m))]
+        if len(without) == len(self.managers):
+            without = []
+        found = []
+        for table in self.route_tables:
+            elsewhere = any(table.path.startswith(path + ".") for path in without)
+            for host in table.items("virtual_hosts"):
+                for route in host.items("routes"):
+                    other = elsewhere or switched_off(host) is not None or switched_off(route) is not None
+                    if not other or ours & {name for name, _ in destinations(route)}:
+                        found.append(route)
+        return found
 
     @cached_property
     def router_stages(self) -> list[Node]:
@@ -118,6 +137,15 @@ class Subject:
 
     def _resources(self, kind: str) -> list[Node]:
         return [r for root in self.document.roots for r in root.items("resources") if r.kind == kind]
+
+
+def switched_off(scope: Node) -> Node | None:
+    """Where a route or a virtual host turns an ext_proc filter off."""
+    for name in scope.get("typed_per_filter_config") or {}:
+        config = scope.at("typed_per_filter_config", name)
+        if "ext_proc" in name and config.kind in ("ExtProcPerRoute", "FilterConfig") and config.get("disabled"):
+            return config.at("disabled")
+    return None
 
 
 def destinations(route: Node) -> Iterator[tuple[str, Node]]:

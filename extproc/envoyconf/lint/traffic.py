@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-from extproc.envoyconf.lint.model import HTTP_OPTIONS, ROUTER, Finding, Subject, destinations
+from extproc.envoyconf.lint.model import HTTP_OPTIONS, ROUTER, Finding, Subject, destinations, switched_off
 from extproc.envoyconf.lint.processor import breaker
 from extproc.envoyconf.lint.tree import Node, seconds
 
 _INTERNAL = "x-extproc-"
 _KEYS = ("authorization", "x-api-key", "api-key")
 _SHORT = 300.0  # seconds; reasoning models are silent for longer than people think
-_DISABLING = ("ExtProcPerRoute", "FilterConfig")
 
 
 # --- bypass and spoofing --------------------------------------------------------------------------------------
@@ -51,19 +50,30 @@ def router_stage(subject: Subject) -> Iterator[Finding]:
 
 
 def disabled_on_route(subject: Subject) -> Iterator[Finding]:
-    scopes = [*subject.routes, *(h for r in subject.managers for h in r.items("route_config", "virtual_hosts"))]
-    for scope in scopes:
-        configs = scope.get("typed_per_filter_config") or {}
-        for name in configs:
-            config = scope.at("typed_per_filter_config", name)
-            if "ext_proc" in name and config.kind in _DISABLING and config.get("disabled") and scope.get("route"):
-                yield subject.finding(
-                    "error",
-                    "bypass",
-                    config.at("disabled"),
-                    "calls of this route are not seen by the processor: no identity, no limits, the client's own key",
-                    "remove it",
-                )
+    for table in subject.route_tables:
+        for host in table.items("virtual_hosts"):
+            routes = [r for r in host.items("routes") if r.get("route")]
+            for scope, covered in ((host, routes), *((r, [r]) for r in routes)):
+                switch = switched_off(scope)
+                if switch is None or not covered:
+                    continue
+                if any(r in subject.routes for r in covered):
+                    yield subject.finding(
+                        "error",
+                        "bypass",
+                        switch,
+                        "calls of this route are unseen by the processor: no identity, no limits, the client's own key",
+                        "remove it",
+                    )
+                else:
+                    reached = sorted({name for r in covered for name, _ in destinations(r)})
+                    yield subject.finding(
+                        "info",
+                        "bypass",
+                        switch,
+                        f"the processor sees nothing of these calls: right if no model is behind {', '.join(reached)}",
+                        "remove it, if one is",
+                    )
 
 
 def spoofed_route(subject: Subject) -> Iterator[Finding]:
