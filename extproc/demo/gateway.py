@@ -129,17 +129,17 @@ class Gateway:
         return process.returncode
 
     @contextmanager
-    def envoy_alone(self, text: str | None = None) -> Iterator[None]:
+    def envoy_alone(self, text: str | None = None, *, concurrency: int | None = None) -> Iterator[None]:
         """An Envoy with this or the rendered static configuration, whether or not the server runs."""
         if text is None:
             command = [sys.executable, "-m", "extproc", "envoy", "render", "--config", str(self.file)]
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         file = self.directory / "envoy.yaml"
         file.write_text(text)
+        command = [binary(), "-c", str(file), "--use-dynamic-base-id", "-l", "warn"]
+        command += [] if concurrency is None else ["--concurrency", str(concurrency)]
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(
-                [binary(), "-c", str(file), "--use-dynamic-base-id", "-l", "warn"], stdout=log, stderr=log
-            )
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             until(lambda: self.get(f"{self.envoy}/ready"), "envoy is ready")
             yield

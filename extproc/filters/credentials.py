@@ -1,6 +1,6 @@
 """What one attempt needs of its provider: the model's name there, the path, and the key."""
 
-import secrets
+import random
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
@@ -32,7 +32,7 @@ class CredentialsFilter:
 
     async def on_attempt(self, attempt: Attempt) -> None:
         provider = _provider_of(attempt, self._providers)
-        key = secrets.choice(provider.keys) if provider.keys else None
+        key = random.choice(provider.keys) if provider.keys else None  # noqa: S311 - which of them is no secret
         wanted = {**provider.headers, **provider.key_headers(key)}
         for name in (*KEY_HEADERS, *self._managed):
             if name not in wanted:
