@@ -60,7 +60,7 @@ def worker(
     from extproc.telemetry import log
 
     log.setup()
-    uvloop.run(run(config, index, socket.socket(fileno=control)))
+    raise typer.Exit(uvloop.run(run(config, index, socket.socket(fileno=control))))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from extproc.app import App, Build, build
 from extproc.config.load import ConfigError, parse
 from extproc.config.schema import Config
+from extproc.core.tasks import Tasks
 from extproc.process.control import COMMANDS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
 from extproc.telemetry import log
 from extproc.wire.driver import OpenSession, Server, Tls
@@ -35,15 +36,18 @@ def make_server(config: Config, index: int, open_session: OpenSession) -> Server
     return GrpcioServer(address, open_session, tls=tls, max_message=limit)
 
 
-async def run(file: Path, index: int, control: socket.socket) -> None:
-    """Serve from the first configuration that the supervisor sends until it says drain, or is gone."""
+async def run(file: Path, index: int, control: socket.socket) -> int:
+    """Serve from the first configuration that the supervisor sends until it says drain, or is gone.
+
+    Returns the exit status: 1 where the server ended by itself, and a new process has to take over.
+    """
     # The supervisor decides when to stop; a terminal's Ctrl-C reaches us as well.
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, lambda: None)
     reader, writer = await open_channel(control)
     first = await receive(reader, COMMANDS)
     if not isinstance(first, Reload):
-        return
+        return 0
     config, built = await asyncio.to_thread(_build, first.content, file)
     app = App(built)
     gc.collect()
@@ -51,15 +55,30 @@ async def run(file: Path, index: int, control: socket.socket) -> None:
     server = make_server(config, index, app.open_session)
     await server.start()
     await send(writer, Ready(app.digest))
-    drain = Drain(0, 0)
-    while (command := await receive(reader, COMMANDS)) is not None:
-        if isinstance(command, Drain):
-            drain = command
-            break
-        await send(writer, await _reload(app, command.content, file))
+    tasks = Tasks()
+    told, ended = tasks.spawn(_obey(reader, writer, app, file)), tasks.spawn(server.wait())
+    await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+    if ended.done():
+        error = None if ended.cancelled() else ended.exception()
+        _LOG.critical("the server has ended by itself", worker=index, error=repr(error))
+        await server.stop(0)  # calls in flight are settled
+        await tasks.cancel()
+        return 1
+    drain = told.result()
     await server.drain()
     await asyncio.sleep(drain.notice)
     await server.stop(drain.grace)
+    await tasks.cancel()
+    return 0
+
+
+async def _obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, app: App, file: Path) -> Drain:
+    """Take new configurations until the supervisor says drain, or is gone."""
+    while (command := await receive(reader, COMMANDS)) is not None:
+        if isinstance(command, Drain):
+            return command
+        await send(writer, await _reload(app, command.content, file))
+    return Drain(0, 0)
 
 
 def _build(content: bytes, file: Path) -> tuple[Config, Build]:

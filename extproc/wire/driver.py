@@ -71,6 +71,9 @@ class Server(Protocol):
     async def start(self) -> None:
         """Listen. Raises OSError or RuntimeError when the address or the TLS files do not work."""
 
+    async def wait(self) -> None:
+        """Until it has ended: stopped, or by itself; raises what ended it, where that is known."""
+
     async def drain(self) -> None:
         """Turn the health check to "not serving"; streams, old and new, are served as before."""
 

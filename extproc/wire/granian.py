@@ -272,11 +272,13 @@ class GranianServer:
         self._granian = _Granian(self._app, self._tls, sock)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._granian.serve()), loop.create_task(self._look_ahead())]
-        self._tasks[0].add_done_callback(self._served)
         while not self._granian.wrks:
             if self._tasks[0].done():
                 await self._tasks[0]
             await asyncio.sleep(0)
+
+    async def wait(self) -> None:
+        await asyncio.shield(self._tasks[0])
 
     async def drain(self) -> None:
         self._draining = True
@@ -298,11 +300,6 @@ class GranianServer:
             task.cancel()
         await asyncio.wait(self._tasks)
         await self._streams.settle()
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        if not self._stopping:
-            error = None if task.cancelled() else task.exception()
-            _log.critical("granian has ended by itself", error=repr(error))
 
     async def _look_ahead(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from extproc.wire.driver import (
 )
 
 _CLEANUP: Final = 5.0  # seconds that a cut stream gets to notice
+_LOOK: Final = 1.0  # seconds between looks whether the server has crashed: without them, open streams would hide it
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a port in use is an error
@@ -80,6 +81,10 @@ class GrpcioServer:
             self._file = SocketFile.at(path)
         await server.start()
         self._server = server
+
+    async def wait(self) -> None:
+        while await self._server.wait_for_termination(_LOOK):
+            pass
 
     async def drain(self) -> None:
         await self._health.enter_graceful_shutdown()
