@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from extproc.dialects.endpoints import DialectName, EndpointName
+from extproc.dialects.endpoints import DialectName
 
 KeyStyle = Literal["bearer", "raw", "api-key", "x-api-key"]
 """`Authorization: Bearer KEY`, `Authorization: KEY`, `api-key: KEY` or `x-api-key: KEY`."""
@@ -15,10 +15,6 @@ KeyStyle = Literal["bearer", "raw", "api-key", "x-api-key"]
 StreamUsage = Literal["ask", "reported", "never"]
 """Usage of a chat or completions stream: we add `stream_options.include_usage`; it comes by itself; or the server
 refuses to be asked, so that the client's own `stream_options` are taken out too."""
-
-_CHAT: Final[frozenset[EndpointName]] = frozenset({"chat", "completions"})
-_COMMON: Final[frozenset[EndpointName]] = _CHAT | {"embeddings"}
-_ALL: Final[frozenset[EndpointName]] = _COMMON | {"responses"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +26,8 @@ class Preset:
     dialect: DialectName = "openai"
     key_style: KeyStyle = "bearer"
     stream_usage: StreamUsage = "ask"
-    endpoints: frozenset[EndpointName] = _ALL
     headers: Mapping[str, str] = field(default_factory=dict)
 
-
-_MESSAGES: Final[frozenset[EndpointName]] = frozenset({"messages"})
 
 ANTHROPIC: Final = Preset(
     # https://docs.anthropic.com/en/api/overview: x-api-key, and anthropic-version is required.
@@ -43,7 +36,6 @@ ANTHROPIC: Final = Preset(
     dialect="anthropic",
     key_style="x-api-key",
     stream_usage="reported",
-    endpoints=_MESSAGES,
     headers={"anthropic-version": "2023-06-01"},
 )
 
@@ -57,14 +49,14 @@ PRESETS: Final[dict[str, Preset]] = {
         # /openai/v1, or /openai/deployments/NAME with an api-version.
         Preset("azure", key_style="api-key"),
         # https://api-docs.deepseek.com: chat, and completions (beta); nothing else.
-        Preset("deepseek", "https://api.deepseek.com/v1", endpoints=_CHAT),
+        Preset("deepseek", "https://api.deepseek.com/v1"),
         # https://help.aliyun.com/zh/model-studio/compatibility-of-openai-with-dashscope
         Preset("dashscope", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
         # https://help.aliyun.com/zh/pai/user-guide/service-invocation: the token alone, without `Bearer`; the
         # service's own path stands before /v1.
-        Preset("pai-eas", key_style="raw", endpoints=_COMMON),
+        Preset("pai-eas", key_style="raw"),
         # https://www.modelscope.cn/docs/model-service/API-Inference/intro
-        Preset("modelscope", "https://api-inference.modelscope.cn/v1", endpoints=_COMMON),
+        Preset("modelscope", "https://api-inference.modelscope.cn/v1"),
         # https://docs.ollama.com/api/openai-compatibility
         Preset("ollama", "http://127.0.0.1:11434/v1"),
         # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html

@@ -33,7 +33,6 @@ class Provider:
     keys: tuple[Secret, ...]
     key_style: KeyStyle
     stream_usage: StreamUsage
-    endpoints: frozenset[EndpointName]
     headers: Mapping[str, str]
     default_headers: Mapping[str, str]
     query: Mapping[str, str]
@@ -71,7 +70,6 @@ class Provider:
             keys=tuple(keys),
             key_style=preset.key_style,
             stream_usage=stream_usage or preset.stream_usage,
-            endpoints=preset.endpoints,
             headers=_headers(headers or {}),
             default_headers=preset.headers,
             query=_query(own_query | dict(parse_qsl(url.query))),
@@ -83,9 +81,6 @@ class Provider:
         """The Host header: the default port is left out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def serves(self, endpoint: Endpoint) -> bool:
-        return endpoint.name in self.endpoints
 
     def path(self, endpoint: Endpoint, model: str, query: str) -> str:
         """Path and query of an attempt. The client's ``query`` is kept, but what the operator set wins."""
@@ -146,7 +141,6 @@ def _preset(kind: str, dialect: DialectName | None) -> Preset:
         dialect=dialect,
         key_style="x-api-key" if preset.key_style == "bearer" else preset.key_style,
         stream_usage="reported",
-        endpoints=ANTHROPIC.endpoints,
         headers=ANTHROPIC.headers,
     )
 
