@@ -11,6 +11,7 @@ from extproc.dialects.endpoints import DialectName
 from extproc.providers.presets import PRESETS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]{0,127}$")]
+Positive = Annotated[Seconds, Field(gt=0)]
 Weight = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -85,9 +86,9 @@ class Gateway(Part):
     """Where clients call."""
     admin: HostPort = Address(host="127.0.0.1", port=9901)
     """Envoy's own admin interface. It has no password: keep it on loopback."""
-    max_body: Size = 8 << 20
+    max_body: Annotated[Size, Field(ge=1)] = 8 << 20
     """The largest request body; a larger one is answered with 413."""
-    max_answer: Size = 32 << 20
+    max_answer: Annotated[Size, Field(ge=1)] = 32 << 20
     """The largest answer that is not a stream; it is held in memory once."""
     request_timeout: Seconds = 120.0
     """Time for a client to send its whole request."""
@@ -134,7 +135,7 @@ class Server(Part):
     """Worker processes. More than one needs Redis as `state`."""
     transport: Literal["grpcio", "granian"] = "granian"
     """What carries ext_proc: `granian` at about half the CPU, or `grpcio`, the reference."""
-    message_timeout: Seconds = 30.0
+    message_timeout: Positive = 30.0
     """How long Envoy waits for one answer of ours; set it above the slowest check."""
     drain: Seconds = 30.0
     """How long open calls may go on after SIGTERM."""
@@ -176,7 +177,7 @@ class Provider(Part):
     """Azure: the `api-version` of its deployment paths; without it the newer `/openai/v1` is used."""
     stream_usage: Literal["ask", "reported", "never"] | None = None
     """Usage of streams: ask for it with `stream_options`, comes by itself, or must not be asked for."""
-    connect_timeout: Seconds = 5.0
+    connect_timeout: Positive = 5.0
     """Time to connect before the next group is tried."""
     max_connections: Annotated[int, Field(ge=1)] = 10_000
     """Connections and calls at once that Envoy may hold to it."""
@@ -205,9 +206,9 @@ class Retry(Part):
 
     on: list[RetryOn] = ["connect", "reset", "429", "5xx"]
     """`connect`, `reset`, `4xx`, `5xx` or single statuses. A first byte that is late counts too."""
-    first_byte: Seconds = 300.0
+    first_byte: Positive = 300.0
     """How long a provider may be silent before its answer begins; then the next group is tried."""
-    idle: Seconds = 120.0
+    idle: Positive = 120.0
     """How long a streamed answer may be silent before it is ended with an error event; less than `first_byte`."""
 
     @model_validator(mode="after")
