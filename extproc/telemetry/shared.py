@@ -47,7 +47,7 @@ def _remove_stale() -> None:
 
 def _lock(directory: Path) -> int:
     """Raises BlockingIOError where another holds it, FileNotFoundError where it is gone."""
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directory.stat()  # whoever held it before us may have removed it
