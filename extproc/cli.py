@@ -5,7 +5,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,23 @@ app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 DEFAULT = Path("extproc.yaml")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"extproc {version('extproc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
 
 
 @app.command()
@@ -90,7 +107,10 @@ def envoy_render(
         typer.echo(static(loaded.config, made), nl=False)
         return
     files = EnvoyFiles(out)
-    files.write_all(loaded.config, made, loaded.digest)
+    try:
+        files.write_all(loaded.config, made, loaded.digest)
+    except OSError as error:
+        _fail(f"{error.filename or out}: cannot be written: {error.strerror}")
     typer.echo(f"written; start it with: envoy -c {files.bootstrap}")
 
 
@@ -116,7 +136,7 @@ def envoy_check(config: ConfigFile = DEFAULT) -> None:
 def envoy_lint(
     file: Annotated[Path, typer.Argument(help="Your own envoy.yaml.")],
     max_body: Annotated[str, typer.Option(help="The largest request body to expect.")] = "8MiB",
-    format_: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    format_: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",
 ) -> None:
     """Say what in an Envoy configuration of your own would hurt, with path and reason."""
     from dataclasses import asdict
@@ -126,8 +146,12 @@ def envoy_lint(
 
     try:
         findings = lint(file.read_text(), max_body=size(max_body), filename=str(file))
-    except (OSError, ValueError) as error:
-        _fail(str(error))
+    except OSError as error:
+        _fail(f"{file}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        _fail(f"{file}: is not text")
+    except ValueError as error:
+        _fail(f"--max-body: {error}")
     if format_ == "json":
         typer.echo(json.dumps([asdict(f) for f in findings], indent=2))
     else:

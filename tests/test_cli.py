@@ -342,14 +342,16 @@ def test_envoy_lint_knows_the_size_of_bodies(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["none.yaml"], "No such file or directory: 'none.yaml'"),
-        (["."], "Is a directory: '.'"),
+        (["none.yaml"], "none.yaml: cannot be read: No such file or directory"),
+        (["."], ".: cannot be read: Is a directory"),
+        (["binary.yaml"], "binary.yaml: is not text"),
         (["extproc.yaml", "--max-body", "lots"], "'lots' should look like 4MiB"),
     ],
 )
 def test_envoy_lint_of_what_cannot_be_read(run: Run, arguments: list[str], reason: str) -> None:
     """The reason is on standard error, and the status is 1."""
     write()
+    Path("binary.yaml").write_bytes(b"\xff\xfe")
 
     result = run("envoy", "lint", *arguments)
 

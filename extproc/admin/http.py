@@ -54,6 +54,7 @@ class AdminServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._address.host, self._address.port))
+            listener.listen()
         except OSError as error:
             listener.close()
             raise OSError(error.errno, f"server.http: cannot listen on {self._address}: {error.strerror}") from error

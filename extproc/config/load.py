@@ -44,8 +44,8 @@ class Loaded:
     consumer_digests: Mapping[str, tuple[bytes, ...]]
     digest: str
     file: Path
-    files: tuple[Path, ...] = field(default=())
-    """Files that were read beside the configuration: secrets."""
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+    """Every file that was read, secrets too, with the fingerprint of what was read."""
 
 
 def load(file: Path) -> Loaded:
@@ -75,7 +75,8 @@ def parse(raw: bytes, file: Path) -> Loaded:
     digest = hashlib.sha256(raw)
     for content in secrets.contents:
         digest.update(hashlib.sha256(content).digest())
-    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, tuple(secrets.files))
+    files = {file: hashlib.sha256(raw).digest(), **secrets.files}
+    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, files)
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ class _Secrets:
     def __init__(self, base: Path) -> None:
         self._base = base
         self.problems: list[Problem] = []
-        self.files: list[Path] = []
+        self.files: dict[Path, bytes] = {}
         self.contents: list[bytes] = []
 
     def read(self, ref: SecretRef, path: str) -> str:
@@ -215,21 +216,22 @@ class _Secrets:
                 self.problems.append(Problem(path, f"the environment variable {ref.env} is not set"))
             return value
         file = self._base / (ref.file or Path())
-        self.files.append(file)
         try:
-            return file.read_text().rstrip()
+            raw = file.read_bytes()
+            self.files[file] = hashlib.sha256(raw).digest()
+            return raw.decode().rstrip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             self.problems.append(Problem(path, f"{file} cannot be read: {reason}"))
             return None
 
 
-def fingerprint(files: Iterable[Path]) -> bytes:
-    """Changes when the content of any of the files does; a missing file has a fingerprint too."""
-    digest = hashlib.sha256()
+def fingerprints(files: Iterable[Path]) -> dict[Path, bytes]:
+    """What is in each file now, as a hash; a file that cannot be read has one too."""
+    found = {}
     for file in files:
         try:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            found[file] = hashlib.sha256(file.read_bytes()).digest()
         except OSError:
-            digest.update(b"missing")
-    return digest.digest()
+            found[file] = b"unreadable"
+    return found

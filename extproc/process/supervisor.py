@@ -90,7 +90,7 @@ class Supervisor:
         if state.refused_at is not None:
             problems = [{"path": p.path, "message": p.message} for p in state.problems]
             refused = {"at": state.refused_at, "problems": problems}
-        sound = refused is None and all(w.state == "serving" for w in self.workers)
+        sound = refused is None and all(w.state == "serving" and w.digest == state.digest for w in self.workers)
         return {
             "status": "draining" if self._stopping else "ok" if sound else "degraded",
             "config": {
@@ -186,6 +186,7 @@ class Supervisor:
                 worker.ready.set()
                 self._count_workers()
                 _LOG.info("worker serves", worker=worker.index, config=report.digest)
+                await self._catch_up(worker)
             else:
                 worker.answers.put_nowait(report)
 
@@ -214,7 +215,7 @@ class Supervisor:
     # --- reload -----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        async for _ in changes(lambda: (self._loaded.file, *self._loaded.files)):
+        async for _ in changes(lambda: self._loaded.files):
             await self.reload()
 
     async def reload(self) -> None:
@@ -224,7 +225,7 @@ class Supervisor:
             content = await asyncio.to_thread(file.read_bytes)
             loaded, built, made = await asyncio.to_thread(self._prepare, content, file)
             self._check_fixed(loaded)
-            await self._hand_out(content)
+            await self._hand_out(content, loaded.digest)
         except ConfigError as error:
             self._refuse(error.problems)
         except OSError as error:
@@ -258,19 +259,28 @@ class Supervisor:
         if problems:
             raise ConfigError(new.file, problems)
 
-    async def _hand_out(self, content: bytes) -> None:
-        """Every serving worker takes it, before Envoy sends calls by it. Restarted workers begin with the newest."""
+    async def _hand_out(self, content: bytes, digest: str) -> None:
+        """Every serving worker takes it, before Envoy sends calls by it; one that is just starting catches up."""
         serving = [w for w in self.workers if w.state == "serving"]
-        problems = [p for w in serving if (p := await self._reload_one(w, content))]
+        problems = [p for w in serving if (p := await self._reload_one(w, content, digest))]
         if problems:
             raise ConfigError(self._loaded.file, [Problem("", p) for p in problems])
 
-    async def _reload_one(self, worker: Worker, content: bytes) -> str:
+    async def _reload_one(self, worker: Worker, content: bytes, digest: str) -> str:
         try:
             await self._tell(worker, Reload(content))
-            return (await asyncio.wait_for(worker.answers.get(), _START)).problem
+            async with asyncio.timeout(_START):
+                while (answer := await worker.answers.get()).digest != digest and not answer.problem:
+                    pass  # an answer to what it had to catch up with before
+                return answer.problem
         except (ConnectionError, TimeoutError):
             return ""  # it is going down, and its successor starts with what is in force
+
+    async def _catch_up(self, worker: Worker) -> None:
+        """A worker that began with an older configuration than the one in force gets that."""
+        if worker.state == "serving" and worker.digest != self.config_state.digest:
+            with contextlib.suppress(ConnectionError):
+                await self._tell(worker, Reload(self._content))
 
     async def _adopt(self, loaded: Loaded, content: bytes, built: Build, made: Resources) -> None:
         before, self._made = self._made, made
@@ -280,6 +290,8 @@ class Supervisor:
         metrics.CONFIG_TIME.set(time.time())
         metrics.counter(metrics.RELOADS, "accepted").inc()
         _LOG.info("configuration in force", config=loaded.digest)
+        for worker in self.workers:
+            await self._catch_up(worker)
         if self._files is not None:
             await self._update_envoy(self._files, before, made)
 

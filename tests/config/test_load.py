@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from extproc.config.load import ConfigError, Loaded, fingerprint, load, parse
+from extproc.config.load import ConfigError, Loaded, fingerprints, load, parse
 
 GOOD = """
 providers:
@@ -279,25 +279,29 @@ def test_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_that_were_read(tmp_path: Path) -> None:
-    """They are known, so that a change of one is noticed."""
-    (tmp_path / "near").write_text("pk-from-file")
-    loaded = read(GOOD.replace("{value: pk-near-secret}", "{file: near}"), tmp_path / "extproc.yaml")
+    """They are known with what was in them, so that a change of one is noticed."""
+    (tmp_path / "near").write_text("pk-from-file\n")
+    text = GOOD.replace("{value: pk-near-secret}", "{file: near}")
+    (tmp_path / "extproc.yaml").write_text(text)
+    loaded = load(tmp_path / "extproc.yaml")
 
-    assert loaded.files == (tmp_path / "near",)
+    assert set(loaded.files) == {tmp_path / "extproc.yaml", tmp_path / "near"}
+    assert loaded.files == fingerprints(loaded.files)
 
 
-def test_fingerprint(tmp_path: Path) -> None:
-    """It changes with a content, with a file that comes or goes, and with nothing else."""
+def test_fingerprints(tmp_path: Path) -> None:
+    """They change with a content, with a file that comes or goes, and with nothing else."""
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1")
-    absent = fingerprint([one, two])
-    two.write_text("2")
-    both = fingerprint([one, two])
-    two.write_text("2")
+    absent = fingerprints([one, two])
+    two.write_text("1")
+    both = fingerprints([one, two])
+    two.write_text("1")
 
-    assert both == fingerprint([one, two])
-    two.write_text("3")
-    assert len({absent, both, fingerprint([one, two]), fingerprint([two, one])}) == 4
+    assert both == fingerprints([one, two])
+    assert both[one] == both[two] == absent[one] != absent[two]
+    two.write_text("2")
+    assert fingerprints([one, two])[two] not in (both[two], absent[two])
 
 
 def test_a_consumer_by_hash() -> None:
