@@ -150,7 +150,8 @@ class World:
 
     def lines(self, **fields: Any) -> list[dict[str, Any]]:
         """The canonical log lines since the test began that have these fields."""
-        return [line for line in self._json_lines() if line.get("event") == "call" and fields.items() <= line.items()]
+        lines = _json_lines(self.gateway.log()[self._mark :])
+        return [line for line in lines if line.get("event") == "call" and fields.items() <= line.items()]
 
     def line(self, **fields: Any) -> dict[str, Any]:
         """The one such line, as soon as it is there."""
@@ -162,15 +163,11 @@ class World:
         """Envoy's own line of a call; it is flushed late."""
 
         def found() -> list[dict[str, Any]]:
-            return [x for x in self._json_lines() if "event" not in x and x.get("call_id") == call_id]
+            return [x for x in _json_lines(self.gateway.access_log()) if x.get("call_id") == call_id]
 
         until(found, "envoy's access log has the call")
         (line,) = found()
         return line
-
-    def _json_lines(self) -> list[dict[str, Any]]:
-        lines = self.gateway.log()[self._mark :].splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum over all samples of this name with these labels."""
@@ -195,8 +192,13 @@ class World:
         shown = {name: (gateway.get(url) or b"").decode() for name, url in pages.items()}
         for file in sorted((gateway.directory / "envoy").iterdir()):
             shown[f"envoy/{file.name}"] = file.read_text()
-        shown["log"] = gateway.log()
+        shown |= {"log": gateway.log(), "access log": gateway.access_log()}
         return shown
+
+
+def _json_lines(log: str) -> list[dict[str, Any]]:
+    """Those that are whole."""
+    return [json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")]
 
 
 def write_key(directory: Path, name: str) -> str:

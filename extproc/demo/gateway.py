@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import yaml
 
@@ -47,6 +47,7 @@ class Gateway:
         self.directory = Path(self._directory.name)
         self.file = self.directory / "extproc.yaml"
         self.log_file = log or self.directory / "log"
+        self.access_file = self.log_file.with_name(f"{self.log_file.name}.access")
         self._command = command
         self._environment = environment or {}
         ports = {name: free_port() for name in ("listen", "envoy", "http")}
@@ -67,7 +68,6 @@ class Gateway:
             },
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
         self.write(config)
 
     @property
@@ -91,14 +91,8 @@ class Gateway:
 
     def start(self) -> Self:
         """Returns when calls can be made. Raises RuntimeError with the log when it ends instead."""
-        self._log = self.log_file.open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "extproc", self._command, "--config", str(self.file)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self._environment},
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "extproc", self._command, "--config", str(self.file)]
+        self._process = self._spawn(command, env={**os.environ, **self._environment}, start_new_session=True)
         deadline = time.monotonic() + _READY
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -124,9 +118,12 @@ class Gateway:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if self._log is not None:
-            self._log.close()
         return process.returncode
+
+    def _spawn(self, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        """Envoy's access log goes to standard output, and every log to standard error; in one file they would mix."""
+        with self.log_file.open("ab") as log, self.access_file.open("ab") as access:
+            return subprocess.Popen(command, stdout=access, stderr=log, **more)
 
     @contextmanager
     def envoy_alone(self, text: str | None = None, *, concurrency: int | None = None) -> Iterator[None]:
@@ -138,8 +135,7 @@ class Gateway:
         file.write_text(text)
         command = [binary(), "-c", str(file), "--use-dynamic-base-id", "-l", "warn"]
         command += [] if concurrency is None else ["--concurrency", str(concurrency)]
-        with self.log_file.open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = self._spawn(command)
         try:
             until(lambda: self.get(f"{self.envoy}/ready"), "envoy is ready")
             yield
@@ -149,6 +145,10 @@ class Gateway:
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
+
+    def access_log(self) -> str:
+        """Envoy's own lines, one a call."""
+        return self.access_file.read_text(errors="replace")
 
     def health(self) -> dict[str, Any]:
         body = self.get(f"{self.http}/healthz")

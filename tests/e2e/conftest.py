@@ -108,7 +108,7 @@ def _shared_world(transport: str, tmp_path_factory: pytest.TempPathFactory) -> I
         with World(gateway, stubs, run) as world:
             yield world
             published = world.published()
-        published["log"] = gateway.log()  # with what it wrote at its end
+        published["log"] = gateway.log() + gateway.access_log()  # with what they wrote at the end
         found = [(secret, place) for place, text in published.items() for secret in SECRETS if secret in text]
         assert not found, f"secrets were published: {found}"
 
