@@ -17,6 +17,10 @@ HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 # Each call holds a stream for as long as it lasts; Envoy's default of 1024 turns call 1025 into an error.
 _UNBOUND: Final = 1_000_000
+STREAMS_PER_CONNECTION: Final = {"granian": 1, "grpcio": 100_000}
+"""granian closes a connection, with every stream on it, when clients leave faster than it accepts streams (its
+protection against HTTP/2's rapid reset, which cannot be set). So there nobody shares a connection with anybody.
+"""
 _CA_FILES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -53,7 +57,7 @@ def _processor(config: Config, name: str) -> Tree:
                 "@type": TYPE + HTTP_OPTIONS,
                 "explicit_http_config": {
                     "http2_protocol_options": {
-                        "max_concurrent_streams": 100_000,
+                        "max_concurrent_streams": STREAMS_PER_CONNECTION[server.transport],
                         "initial_stream_window_size": 4 << 20,
                         "initial_connection_window_size": 64 << 20,
                         "connection_keepalive": {"interval": "30s", "timeout": "10s"},

@@ -1,7 +1,9 @@
 """A worker process: one server of ext_proc, told what to do by its supervisor."""
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -41,6 +43,7 @@ async def run(file: Path, index: int, control: socket.socket) -> int:
 
     Returns the exit status: 1 where the server ended by itself, and a new process has to take over.
     """
+    _raise_file_limit()
     # The supervisor decides when to stop; a terminal's Ctrl-C reaches us as well.
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, lambda: None)
@@ -70,6 +73,13 @@ async def run(file: Path, index: int, control: socket.socket) -> int:
     await server.stop(drain.grace)
     await tasks.cancel()
     return 0
+
+
+def _raise_file_limit() -> None:
+    """A connection for each open call must fit; the usual soft limit of 1024 would not do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, app: App, file: Path) -> Drain:

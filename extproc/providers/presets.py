@@ -48,12 +48,13 @@ PRESETS: Final[dict[str, Preset]] = {
         # https://learn.microsoft.com/azure/ai-services/openai/reference: the key goes into `api-key`; the path is
         # /openai/v1, or /openai/deployments/NAME with an api-version.
         Preset("azure", key_style="api-key"),
-        # https://api-docs.deepseek.com: chat, and completions (beta); nothing else.
+        # https://api-docs.deepseek.com: chat; completions below /beta, Anthropic's messages below /anthropic, and the
+        # Responses API at the host itself are other base URLs.
         Preset("deepseek", "https://api.deepseek.com/v1"),
-        # https://help.aliyun.com/zh/model-studio/compatibility-of-openai-with-dashscope
+        # https://www.alibabacloud.com/help/en/model-studio/base-url: Beijing; each region and workspace has its own.
         Preset("dashscope", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
-        # https://help.aliyun.com/zh/pai/user-guide/service-invocation: the token alone, without `Bearer`; the
-        # service's own path stands before /v1.
+        # https://www.alibabacloud.com/help/en/pai/user-guide/call-a-service-over-a-public-endpoint: the token alone,
+        # without `Bearer`; the service's own path stands before /v1.
         Preset("pai-eas", key_style="raw"),
         # https://www.modelscope.cn/docs/model-service/API-Inference/intro
         Preset("modelscope", "https://api-inference.modelscope.cn/v1"),

@@ -1,11 +1,14 @@
 """Processes that die, start late, or are told to end: what the client then sees is decided here."""
 
+import asyncio
 import http.client
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -197,6 +200,36 @@ def test_two_thousand_calls_at_once(stub: StubProvider, transport: str) -> None:
 
     assert statuses == {200: 2000}
     assert "extproc_streams_open " in metrics
+
+
+def test_a_crowd_that_hangs_up(stub: StubProvider, transport: str) -> None:
+    """1,500 clients that leave as soon as they have asked break no stream of anybody else."""
+    stub.behaviour = Behaviour(events=100, pace=0.05)
+    with Gateway(configuration(stub, transport=transport)) as gateway:
+        parts = urlsplit(gateway.url)
+        body = b'{"model":"m","messages":[]}'
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+        request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+        def listen(_: int) -> bool:
+            return Client(gateway.url, KEY).chat("m", "go on", stream=True).events[-1] == "[DONE]"
+
+        async def ask_and_leave() -> None:
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(request)
+            await asyncio.sleep(0)
+            writer.transport.abort()
+
+        async def crowd() -> None:
+            for _ in range(5):
+                await asyncio.gather(*(ask_and_leave() for _ in range(300)))
+
+        with ThreadPoolExecutor(50) as pool:
+            listeners = pool.map(listen, range(50))
+            until(lambda: "extproc_streams_open 50.0" in gateway.metrics(), "all of them listen")
+            asyncio.run(crowd())
+            assert all(listeners)
+        until(lambda: "extproc_streams_open 0.0" in gateway.metrics(), "nothing stays open")
 
 
 def test_nothing_is_left_running(stub: StubProvider, transport: str) -> None:

@@ -72,14 +72,21 @@ def test_health_checks(transport: str, probe: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_room_for_every_call(name: str) -> None:
-    """A stream of ours for each open call: no breaker at 1024, no 100 streams a connection."""
+    """A stream of ours for each open call: no breaker at 1024, no small windows."""
     cluster = target(name)
     for threshold in cluster["circuit_breakers"]["thresholds"]:
         limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
         assert all(threshold[limit] >= 100_000 for limit in limits)
     http2 = http_options(cluster)["explicit_http_config"]["http2_protocol_options"]
-    assert http2["max_concurrent_streams"] >= 10_000
     assert http2["initial_stream_window_size"] >= 1 << 20
+
+
+@pytest.mark.parametrize(("transport", "streams"), [("granian", 1), ("grpcio", 100_000)])
+def test_who_shares_a_connection(transport: str, streams: int) -> None:
+    """With granian nobody: it closes a connection when clients leave too fast, with all that is on it."""
+    for name in STAGES:
+        http2 = http_options(target(name, {**ONE, "server": {"transport": transport}}))["explicit_http_config"]
+        assert http2["http2_protocol_options"]["max_concurrent_streams"] == streams
 
 
 @pytest.mark.parametrize("mutual", [False, True])

@@ -253,11 +253,20 @@ class Envoy:
 
 @asynccontextmanager
 async def envoy(
-    folder: Path, address: str, upstream_port: int, *, tls: Certificates | None = None, health: str | None = None
+    folder: Path,
+    address: str,
+    upstream_port: int,
+    *,
+    tls: Certificates | None = None,
+    health: str | None = None,
+    streams: int = 1,
 ) -> AsyncIterator[Envoy]:
-    """Envoy with our processor at ``address`` in front of the upstream; ``health`` (grpc, http) turns checks on."""
+    """Envoy with our processor at ``address`` in front of the upstream; ``health`` (grpc, http) turns checks on.
+
+    ``streams``: how many share a connection.
+    """
     ports = Envoy(free_port(), free_port(), free_port())
-    document = _config(ports, address, upstream_port, tls, health)
+    document = _config(ports, address, upstream_port, tls, health, streams)
     config = folder / f"envoy-{ports.buffered}.json"
     config.write_text(json.dumps(document))
     log = config.with_suffix(".log")
@@ -305,13 +314,13 @@ def _cluster(name: str, address: str) -> dict[str, Any]:
 
 
 def _config(
-    ports: Envoy, address: str, upstream_port: int, tls: Certificates | None, health: str | None
+    ports: Envoy, address: str, upstream_port: int, tls: Certificates | None, health: str | None, streams: int
 ) -> dict[str, Any]:
     processor = _cluster("processor", address)
     processor["typed_extension_protocol_options"] = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 100_000}},
+            "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": streams}},
         }
     }
     if tls is not None:

@@ -32,6 +32,7 @@ from wire.rig import (
     upstream,
 )
 
+from extproc.envoyconf.clusters import STREAMS_PER_CONNECTION
 from extproc.wire.driver import METHOD, SERVICE, Session, StreamError, Tls, metadata_of
 from extproc.wire.granian import Frames, frame
 
@@ -97,7 +98,7 @@ async def gateway(tmp_path: Path, driver: str, address: str, open_session: Any, 
     async with (
         serving(driver, address, open_session, **options) as server,
         upstream() as port,
-        envoy(tmp_path, address, port) as ports,
+        envoy(tmp_path, address, port, streams=STREAMS_PER_CONNECTION[driver]) as ports,
         httpx.AsyncClient(timeout=20) as client,
     ):
         yield server, ports, client
