@@ -31,14 +31,14 @@ def configuration(big: StubProvider, online: StubProvider, claude: StubProvider)
                 "route": [
                     [{"provider": "self-hosted", "model": "DeepSeek-R1"}],
                     [{"provider": "self-hosted", "model": "DeepSeek-R1-Distill-Qwen-32B"}],
-                    [{"provider": "deepseek", "model": "deepseek-reasoner"}],
+                    [{"provider": "deepseek", "model": "deepseek-flash"}],
                 ]
             },
             "assistant": {
                 "route": [
                     [
                         {"provider": "self-hosted", "model": "Qwen3-32B", "weight": 90},
-                        {"provider": "deepseek", "model": "deepseek-chat", "weight": 10},
+                        {"provider": "deepseek", "model": "deepseek-flash", "weight": 10},
                     ]
                 ]
             },

@@ -150,7 +150,7 @@ def test_the_fallback(walk: Walk) -> None:
 
     assert fields["status"] == "200"
     assert "deepseek" in fields["answer"]
-    assert fields["attempts"] == "DeepSeek-R1 → DeepSeek-R1-Distill-Qwen-32B → deepseek-reasoner"
+    assert fields["attempts"] == "DeepSeek-R1 → DeepSeek-R1-Distill-Qwen-32B → deepseek-flash"
     assert int(fields["took"].removesuffix(" ms")) < 5000
 
 
