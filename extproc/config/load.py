@@ -108,6 +108,14 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """A leading zero makes no octal number any more."""
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
 def _yaml(raw: bytes, file: Path) -> object:
     try:
         return yaml.load(raw, _Loader)  # noqa: S506 - a SafeLoader
@@ -115,7 +123,7 @@ def _yaml(raw: bytes, file: Path) -> object:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(file, [Problem("", f"{where}{error.problem or error}")]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # UnicodeDecodeError; numbers and depths beyond sense
         raise ConfigError(file, [Problem("", f"not YAML: {error}")]) from error
 
 

@@ -48,6 +48,14 @@ def test_words_stay_words(word: str) -> None:
     assert loaded.config.consumers[word].models == [word]
 
 
+@pytest.mark.parametrize(("written", "weight"), [("010", 10), ("09", 9), ("+7", 7), ("0", 0)])
+def test_numbers_are_decimal(written: str, weight: int) -> None:
+    """A leading zero makes no octal number, and no crash."""
+    route = f"[[{{provider: near}}, {{provider: near, model: x, weight: {written}}}]]"
+
+    assert read(GOOD.replace("[{provider: near}]", route)).config.models["m"].route[0][1].weight == weight
+
+
 @pytest.mark.parametrize("key", ["retry", "route"])
 def test_a_key_that_stands_twice(key: str) -> None:
     """YAML would silently take the last one."""
@@ -64,7 +72,19 @@ def test_retry_on_is_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "a: b: c", "\t- x", "- &a *b", "!!python/object/apply:os.system [id]", b"\xff\xfe\x00", "x: \x00"]
+    "text",
+    [
+        "a: [",
+        "a: b: c",
+        "\t- x",
+        "- &a *b",
+        "!!python/object/apply:os.system [id]",
+        b"\xff\xfe\x00",
+        "x: \x00",
+        "x: " + "9" * 5000,
+        "[" * 5000,
+        "x: " + "[" * 5000 + "]" * 5000,
+    ],
 )
 def test_what_is_no_yaml(text: str | bytes) -> None:
     """It is refused with the place, where there is one, and nothing is executed."""
