@@ -134,7 +134,7 @@ class Server(Part):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Worker processes. More than one needs Redis as `state`."""
     transport: Literal["grpcio", "granian"] = "granian"
-    """What carries ext_proc: `granian` at about half the CPU, or `grpcio`, the reference."""
+    """What carries ext_proc: `granian` at about two thirds of the CPU, or `grpcio`, the reference."""
     message_timeout: Positive = 30.0
     """How long Envoy waits for one answer of ours; set it above the slowest check."""
     drain: Seconds = 30.0
