@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent / "extproc"
 TABLE: dict[str, set[str] | None] = {
     "core": {"dialects"},
     "dialects": set(),
-    "accounts": {"core", "dialects", "stores"},
+    "accounts": {"core", "dialects", "stores.ports"},
+    "stores": {"core", "dialects"},
+    "stores.ports": set(),
     "providers": {"core", "dialects"},
-    "filters": {"core", "dialects", "accounts", "providers", "stores"},
+    "filters": {"core", "dialects", "accounts", "providers", "stores.ports"},
     "wire": {"core"},
     "wire.names": set(),
     "wire.driver": set(),
