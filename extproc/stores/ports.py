@@ -325,7 +325,7 @@ class TeamRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A group of consumers. ``quota`` and ``limits`` are rules as in the configuration file, normalised."""
 
     name: str
-    models: list[str] = ["*"]
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
     endpoints: list[str] = []
     policy: str = ""
     quota: list[dict[str, Any]] = []
@@ -339,7 +339,7 @@ class ConsumerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     team: str = ""
-    models: list[str] = ["*"]
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
     endpoints: list[str] = []
     policy: str = ""
     quota: list[dict[str, Any]] = []
