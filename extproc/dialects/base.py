@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from extproc.dialects import anthropic, openai, responses
-from extproc.dialects.document import Document
+from extproc.dialects.document import Document, InvalidField
 from extproc.dialects.endpoints import CHAT, DialectName, Endpoint, EndpointName
-from extproc.dialects.facts import AnswerFacts, Chunk, Dialect, RequestFacts, decode
+from extproc.dialects.facts import AnswerFacts, Chunk, Dialect, Prompt, RequestFacts, decode
 from extproc.dialects.openai import ask_for_usage
 from extproc.dialects.sse import Event
 from extproc.dialects.tokens import Meter
@@ -25,10 +25,12 @@ __all__ = [
     "error_event",
     "estimate_prompt",
     "is_error_body",
+    "max_output",
     "model_card",
     "model_list",
     "prompt_texts",
     "read_answer",
+    "read_prompt",
     "read_request",
 ]
 
@@ -38,6 +40,14 @@ _DIALECTS: Final[dict[EndpointName, Dialect]] = {
     "embeddings": openai,
     "responses": responses,
     "messages": anthropic,
+}
+
+_MAX_OUTPUT: Final[dict[EndpointName, tuple[str, ...]]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "embeddings": (),
+    "responses": ("max_output_tokens",),
+    "messages": ("max_tokens",),
 }
 
 
@@ -59,6 +69,31 @@ def prompt_texts(endpoint: Endpoint, document: Document) -> Sequence[str]:
 def estimate_prompt(endpoint: Endpoint, document: Document) -> int:
     """Tokens of the request, roughly; images, audio and files not counted. Raises as ``prompt_texts``."""
     return dialect_for(endpoint).read_prompt(endpoint, document).estimate()
+
+
+def read_prompt(endpoint: Endpoint, document: Document) -> Prompt:
+    """What there is to count in a request. Raises as ``prompt_texts``."""
+    return dialect_for(endpoint).read_prompt(endpoint, document)
+
+
+def max_output(endpoint: Endpoint, document: Document) -> int | None:
+    """Tokens that the answer may have at most, all its choices together; None where the request does not say.
+
+    A value of the wrong type counts as none: what to say of it is the provider's business.
+    """
+    choices = _number(document, "n") or 1
+    for name in _MAX_OUTPUT[endpoint.name]:
+        if (bound := _number(document, name)) is not None:
+            return bound * choices
+    return 0 if endpoint.name == "embeddings" else None
+
+
+def _number(document: Document, name: str) -> int | None:
+    try:
+        value = document.get(name, int)
+    except InvalidField:
+        return None
+    return value if value is not None and value > 0 else None
 
 
 def read_answer(endpoint: Endpoint, body: bytes) -> AnswerFacts:

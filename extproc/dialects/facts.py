@@ -9,7 +9,7 @@ import msgspec
 from extproc.dialects.document import Document, InvalidField
 from extproc.dialects.endpoints import Endpoint
 from extproc.dialects.sse import Event
-from extproc.dialects.tokens import estimate
+from extproc.dialects.tokens import Tokens, count, estimate
 from extproc.dialects.usage import Usage
 
 T = TypeVar("T")
@@ -31,9 +31,13 @@ class Prompt:
     texts: Sequence[str]
     tokens: int = 0
 
+    def count(self) -> Tokens:
+        """Tokens of the texts, by the kind of their characters."""
+        return count("\n".join(self.texts))
+
     def estimate(self) -> int:
         """Tokens in all."""
-        return estimate("\n".join(self.texts)) + self.tokens
+        return self.count().total + self.tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ KINDS: dict[str, Kind] = {
         lambda: [
             *requested(),
             (stream({"content-encoding": "gzip"}), ABORTED_200),
-            (piece(gzip.compress(b"data: 1\n\n")), ABORTED_200),
+            (piece(gzip.compress(b"data: 1\n\n", mtime=0)), ABORTED_200),
             (piece(b"", end=True), COMPLETED),
         ],
         {},
