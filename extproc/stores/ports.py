@@ -1,7 +1,7 @@
 """What accounts keep, and what keeps it: records of the database, numbers of the hot state, and their Protocols.
 
 Money is an integer of billionths (nano) of the one currency of the accounts; times are seconds since the epoch
-unless a name says otherwise. ``HotState`` is asynchronous; ``Ledger`` and ``Register`` block, and are called from threads.
+unless a name says otherwise. ``HotState`` is asynchronous; ``Ledger`` and ``Register`` block: call them from threads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,10 @@ class StateUnavailable(Exception):  # noqa: N818 - a state, not a fault of ours
     """The hot state cannot be asked now."""
 
 
+class DatabaseUnavailable(Exception):  # noqa: N818 - likewise
+    """The database cannot be asked now. The text says which, without its password, and why."""
+
+
 # --- numbers --------------------------------------------------------------------------------------------------
 
 
@@ -41,8 +45,8 @@ class Counter:
     """One number that calls add to, and the bound that it must not pass.
 
     ``key`` names what is counted and in which period, never the bound: a changed bound goes on with the same number.
-    A ``quota`` counts from ``start`` to ``end`` (None: for ever) and can be rebuilt from the ledger; a ``window`` slides
-    over the last ``seconds``; ``concurrent`` counts open reservations only.
+    A ``quota`` counts from ``start`` to ``end`` (None: for ever); a ``window`` slides over the last ``seconds``. Both
+    can be rebuilt from the ledger. ``concurrent`` counts open reservations only.
     """
 
     key: str
@@ -152,13 +156,22 @@ class HotState(Protocol):
         ...
 
     async def settle(
-        self, call_id: str, counters: Sequence[Counter], amounts: Amounts, row: bytes, *, worker: str = ""
+        self,
+        call_id: str,
+        counters: Sequence[Counter],
+        amounts: Amounts,
+        row: bytes,
+        *,
+        worker: str = "",
+        whole: bool = False,
     ) -> Missing | None:
         """Release what the call held and count ``amounts``; keep ``row`` until it is ``booked``.
 
         ``worker``: whose call it is, where it is not our own. A call without a reservation is counted whole, on
-        ``counters``; one that is settled already is left alone for as long as its row is kept. A window gets the
-        difference where the reservation was counted. Raises StateUnavailable.
+        ``counters``; another worker's only if ``whole``, since somebody else may have settled and booked it. One that
+        is settled already is left alone for as long as its row is kept. A window gets the difference where the
+        reservation was counted. A quota that is held, not loaded and not among ``counters`` is only released.
+        Raises StateUnavailable.
         """
         ...
 
@@ -183,7 +196,10 @@ class HotState(Protocol):
         ...
 
     async def orphans(self) -> list[Orphan]:
-        """What dead workers left, some hundred at most; each goes away by ``settle`` or ``booked``. Raises StateUnavailable."""
+        """What dead workers left, some hundred at most; each goes away by ``settle`` or ``booked``.
+
+        Raises StateUnavailable.
+        """
         ...
 
     async def stop(self) -> None:
@@ -236,6 +252,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def tokens(self) -> int:
         return self.input + self.output
 
+    @property
+    def refused(self) -> bool:
+        """It ended before a provider or the cache saw it: it counts as a refusal, and not as a request."""
+        return self.how in ("refused", "failed") and not self.attempts and not self.cache
+
 
 Dimension = Literal["consumer", "team", "model", "provider", "target", "day", "hour"]
 
@@ -275,7 +296,10 @@ class Ledger(Protocol):
     """The truth about what was used: one row a call, and totals of them. Blocking."""
 
     def add(self, rows: Sequence[Row]) -> int:
-        """Book rows and their totals in one transaction; those that are there already are left alone. How many were new."""
+        """Book rows and their totals in one transaction; those that are there already are left alone.
+
+        How many were new.
+        """
         ...
 
     def has(self, call_ids: Sequence[str]) -> set[str]:
@@ -284,6 +308,16 @@ class Ledger(Protocol):
 
     def load(self, counters: Sequence[Counter], *, now: float) -> list[Loaded]:
         """What quotas and windows have used, for ``HotState.load``."""
+        ...
+
+    def rows(
+        self, consumer: str | None = None, since: float | None = None, until: float | None = None, limit: int = 100
+    ) -> list[Row]:
+        """The calls that began from ``since`` to just before ``until``, newest first."""
+        ...
+
+    def typical_output(self, since: float) -> dict[str, tuple[float, int]]:
+        """Model → tokens of an answer on average, and of how many: completed calls whose usage was reported."""
         ...
 
     def usage(
@@ -375,7 +409,14 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Register(Protocol):
-    """Consumers, teams and keys of the database. Every change raises the revision. Blocking."""
+    """Consumers, teams and keys of the database. Every change raises the revision. Blocking.
+
+    Every method of it and of ``Ledger`` raises DatabaseUnavailable. ``known_teams`` and ``known_consumers`` are the
+    names that the configuration file has.
+    """
+
+    known_teams: frozenset[str]
+    known_consumers: frozenset[str]
 
     def revision(self) -> int: ...
     def changes(self, since: int) -> Changes:
@@ -415,7 +456,7 @@ class Register(Protocol):
         ...
 
     def create_key(self, key: KeyRecord) -> KeyRecord:
-        """Raises NotFound for the consumer, Conflict for a digest that is there."""
+        """Raises Conflict for an id or a digest that is there; NotFound for a consumer that nobody knows."""
         ...
 
     def keys(self, consumer: str | None = None) -> list[KeyRecord]: ...

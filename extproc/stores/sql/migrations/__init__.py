@@ -1,0 +1,1 @@
+"""How the tables came to be. Each file in `versions` is one step; `env.py` is what Alembic runs."""
