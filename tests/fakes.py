@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from playbook import CALL, KEY
 
-from extproc.accounts.consumers import Consumers
-from extproc.core.call import Call, Consumer, Model, Outcome, Target
+from extproc.accounts.consumers import Consumers, Key
+from extproc.core.call import Call, Consumer, Model, Outcome, Permissions, Target
 from extproc.core.chain import Chain
 from extproc.core.exchange import Exchange, Opening
 from extproc.core.filter import Filter, Plugin, Reply
@@ -174,7 +174,7 @@ MODELS = {
     "claude": Model("claude", route("gamma"), frozenset({"anthropic"})),
     "qwen/both": Model("qwen/both", route("alpha"), frozenset({"openai", "anthropic"})),
 }
-CONSUMERS = {"acme": Consumer("acme"), "narrow": Consumer("narrow", ("gpt*",))}
+CONSUMERS = {"acme": Consumer("acme"), "narrow": Consumer("narrow", [Permissions(["gpt*"], ["chat", "messages"])])}
 NARROW_KEY = "sk-narrow-key-000000"
 MAX_ANSWER = 1 << 20
 MAX_BODY = 1000
@@ -191,6 +191,7 @@ class Gateway:
     journal: Journal = field(default_factory=Journal)
     clock: Clock = field(default_factory=Clock)
     asks: bool = True
+    used: list[tuple[str, float]] = field(default_factory=list)
     audited: list[tuple[Call, Outcome]] = field(default_factory=list)
 
     def plugins(self) -> list[Plugin]:
@@ -199,7 +200,10 @@ class Gateway:
 
         return [
             AuditPlugin(lambda call, outcome: self.audited.append((call, outcome))),
-            AuthPlugin(Consumers(CONSUMERS, {"acme": [digest(KEY)], "narrow": [digest(NARROW_KEY)]})),
+            AuthPlugin(
+                Consumers(CONSUMERS, [Key(digest(KEY), "acme"), Key(digest(NARROW_KEY), "narrow")]),
+                lambda key, at: self.used.append((key, at)),
+            ),
             UsagePlugin(asks_usage),
             RoutingPlugin(
                 MODELS,

@@ -59,6 +59,10 @@ class Idle:
     """The idle timeout passed."""
 
 
+SETTLED: Metadata = {"settled": "yes"}
+"""Comes with our last word on a call: Envoy need not tell us later how it ended."""
+
+
 @dataclass(frozen=True)
 class Close:
     """The driver closes the exchange; nothing is decided."""

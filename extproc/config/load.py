@@ -11,7 +11,8 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from extproc.config.schema import Config, ConsumerKey, Model, SecretRef
+from extproc.config.schema import Config, Consumer, ConsumerKey, Model, Price, SecretRef, Team
+from extproc.config.tokens import weakness
 from extproc.core.secret import Secret
 
 
@@ -46,15 +47,29 @@ class Loaded:
     file: Path
     files: Mapping[Path, bytes] = field(default_factory=dict)
     """Every file that was read, secrets too, with the fingerprint of what was read."""
+    admin_tokens: tuple[bytes, ...] = ()
+    """SHA-256 of each."""
 
 
 def load(file: Path) -> Loaded:
     """Read and check the file whole. Raises ConfigError with every problem found."""
+    return parse(_read(file), file)
+
+
+def document(file: Path) -> Config:
+    """The same without its secrets, for those who need none: they may be where only the server can read them."""
+    config = _validated(_yaml(_read(file), file), file)
+    problems = list(_references(config))
+    if problems:
+        raise ConfigError(file, problems)
+    return config
+
+
+def _read(file: Path) -> bytes:
     try:
-        raw = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise ConfigError(file, [Problem("", f"cannot be read: {error.strerror}")]) from error
-    return parse(raw, file)
 
 
 def parse(raw: bytes, file: Path) -> Loaded:
@@ -69,14 +84,22 @@ def parse(raw: bytes, file: Path) -> Loaded:
         name: tuple(secrets.digest(key, f"consumers.{name}.keys[{i}]") for i, key in enumerate(consumer.keys))
         for name, consumer in config.consumers.items()
     }
-    problems = [*secrets.problems, *_references(config), *_shared_keys(consumer_digests)]
+    tokens = [secrets.read(ref, f"admin.tokens[{i}]") for i, ref in enumerate(config.admin.tokens)]
+    problems = [
+        *secrets.problems,
+        *_references(config),
+        *_shared_keys(consumer_digests),
+        *_repeated(provider_keys),
+        *_weak_tokens(config, tokens),
+    ]
     if problems:
         raise ConfigError(file, problems)
     digest = hashlib.sha256(raw)
     for content in secrets.contents:
         digest.update(hashlib.sha256(content).digest())
     files = {file: hashlib.sha256(raw).digest(), **secrets.files}
-    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, files)
+    admin_tokens = tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
+    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, files, admin_tokens)
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------
@@ -134,8 +157,12 @@ def _validated(tree: object, file: Path) -> Config:
     try:
         return Config.model_validate({} if tree is None else tree)
     except ValidationError as error:
-        # Input values stay out of the messages: they may be secrets.
-        raise ConfigError(file, [Problem(_path(e["loc"]), _message(e)) for e in error.errors()]) from error
+        raise ConfigError(file, described(error.errors())) from error
+
+
+def described(errors: Iterable[Any]) -> list[Problem]:
+    """Pydantic's errors in our words. Input values stay out of them: they may be secrets."""
+    return [Problem(_path(error["loc"]), _message(error)) for error in errors]
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -158,6 +185,7 @@ def _message(error: Any) -> str:
 
 
 def _references(config: Config) -> Iterable[Problem]:
+    yield from _account_references(config)
     for name, model in config.models.items():
         for path, target in _targets(name, model):
             if target.provider not in config.providers:
@@ -166,6 +194,37 @@ def _references(config: Config) -> Iterable[Problem]:
         for index, group in enumerate(model.route):
             if not sum(t.weight for t in group):
                 yield Problem(f"models.{name}.route[{index}]", "all weights are 0")
+
+
+def _account_references(config: Config) -> Iterable[Problem]:
+    for name, consumer in config.consumers.items():
+        if consumer.team is not None and consumer.team not in config.teams:
+            yield Problem(f"consumers.{name}.team", f"no team is called {consumer.team!r}")
+    policies = {"default", *config.policies}
+    holders: dict[str, Mapping[str, Consumer | Team | Model]] = {
+        "consumers": config.consumers,
+        "teams": config.teams,
+        "models": config.models,
+    }
+    for kind, named in holders.items():
+        for name, holder in named.items():
+            if holder.policy is not None and holder.policy not in policies:
+                yield Problem(f"{kind}.{name}.policy", f"no policy is called {holder.policy!r}")
+    known = {config.accounts.currency, *config.accounts.rates}
+    for path, prices in _prices(config):
+        for index, price in enumerate(prices):
+            if price.currency is not None and price.currency not in known:
+                yield Problem(
+                    f"{path}[{index}].currency",
+                    f"accounts.rates does not say what one {price.currency} is in {config.accounts.currency}",
+                )
+
+
+def _prices(config: Config) -> Iterable[tuple[str, list[Price]]]:
+    for name, model in config.models.items():
+        yield f"models.{name}.price", model.price
+        for path, target in _targets(name, model):
+            yield f"{path}.price", target.price
 
 
 def _targets(name: str, model: Model) -> Iterable[tuple[str, Any]]:
@@ -181,6 +240,22 @@ def _shared_keys(digests: Mapping[str, tuple[bytes, ...]]) -> Iterable[Problem]:
             owner = owners.setdefault(digest, name)
             if owner != name:
                 yield Problem(f"consumers.{name}.keys[{index}]", f"is also a key of {owner}")
+
+
+def _repeated(keys: Mapping[str, tuple[Secret, ...]]) -> Iterable[Problem]:
+    for name, secrets in keys.items():
+        for index, secret in enumerate(secrets):
+            if secret and secret in secrets[:index]:
+                yield Problem(f"providers.{name}.keys[{index}]", "stands twice; give it a weight instead")
+
+
+def _weak_tokens(config: Config, tokens: Iterable[str]) -> Iterable[Problem]:
+    if config.server.http.is_loopback:
+        return
+    for index, token in enumerate(tokens):
+        # An empty one is a problem already.
+        if token and (reason := weakness(token)):
+            yield Problem(f"admin.tokens[{index}]", f"server.http is not on loopback, and this token {reason}")
 
 
 # --- secrets --------------------------------------------------------------------------------------------------

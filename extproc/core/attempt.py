@@ -22,7 +22,7 @@ from extproc.core.messages import (
 from extproc.dialects.document import Document, InvalidJson
 from extproc.dialects.endpoints import BY_NAME, Endpoint
 
-CALL_FIELDS = ("call_id", "model", "endpoint", "query", "config")
+CALL_FIELDS = ("call_id", "consumer", "model", "endpoint", "query", "config")
 """What the router stage tells the upstream stage, as dynamic metadata of the namespace ``extproc``."""
 
 
@@ -39,6 +39,7 @@ class Attempt:
     number: int
     document: Document
     headers: Headers
+    consumer: str = ""
     metadata: dict[str, str | float] = field(default_factory=dict)
 
 
@@ -110,6 +111,7 @@ def _attempt(endpoint: Endpoint, head: RequestHead, body: bytes) -> Attempt:
         number=int(target.get("attempt", 1)),
         document=document,
         headers=head.headers,
+        consumer=_text(call, "consumer"),
     )
 
 

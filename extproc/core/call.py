@@ -11,18 +11,34 @@ from extproc.dialects.document import Document
 from extproc.dialects.endpoints import DialectName, Endpoint
 from extproc.dialects.usage import Usage
 
-How = Literal["completed", "replied", "refused", "aborted", "failed"]
+How = Literal["completed", "replied", "refused", "aborted", "failed", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What may be used: globs of public model names, and names of endpoints, all of them where there is none."""
+
+    models: Sequence[str] = ("*",)
+    endpoints: Sequence[str] = ()
+
+    def cover(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """Whoever holds an API key that we issued. ``models`` are globs of public model names."""
+    """Whoever holds an API key that we issued. It may use what its own and its team's ``permissions`` all allow."""
 
     name: str
-    models: Sequence[str] = ("*",)
+    permissions: Sequence[Permissions] = (Permissions(),)
+    team: str = ""
+    policy: str = ""
 
     def may_use(self, model: str) -> bool:
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return all(each.cover(model) for each in self.permissions)
+
+    def may_call(self, endpoint: str) -> bool:
+        return all(not each.endpoints or endpoint in each.endpoints for each in self.permissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class Model:
     route: Sequence[Sequence[Target]]
     dialects: frozenset[DialectName]
     idle: float | None = None
+    policy: str = ""
 
 
 @dataclass(slots=True)
@@ -62,7 +79,7 @@ class Outcome:
 
     ``completed``: the provider's answer was passed on whole, whatever its status. ``replied``: we answered.
     ``refused``: we declined; ``code`` says why. ``aborted``: client or provider left in the middle.
-    ``failed``: something of ours broke.
+    ``failed``: something of ours broke. ``lost``: our process died with the call, and nobody saw its end.
     """
 
     how: How
@@ -88,6 +105,8 @@ class Call:
     time: float
 
     consumer: Consumer | None = None
+    key: str = ""
+    """Which of the consumer's keys was sent: its id in the database, empty for one of the configuration file."""
     document: Document | None = None
     request: RequestFacts | None = None
     model: Model | None = None
@@ -98,6 +117,10 @@ class Call:
     facts: AnswerFacts | None = None
     reader: StreamReader | None = None
     usage: Usage | None = None
+    cache: str = ""
+    """How the cache answered: ``hit``, ``semantic``, ``coalesced``, ``miss`` or ``bypass``; empty: it was not asked."""
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    """Headers for the client, whoever answers."""
 
     first_byte_at: float | None = None
     own_seconds: float = 0.0

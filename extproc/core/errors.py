@@ -39,6 +39,10 @@ class ModelNotAllowed(Refusal):
     status, type, code = 403, "permission_error", "model_not_allowed"
 
 
+class EndpointNotAllowed(Refusal):
+    status, type, code = 403, "permission_error", "endpoint_not_allowed"
+
+
 class ModelNotFound(Refusal):
     status, code = 404, "model_not_found"
 
@@ -57,6 +61,18 @@ class InvalidRequest(Refusal):
 
 class RequestTooLarge(Refusal):
     status, code = 413, "request_too_large"
+
+
+class RateLimited(Refusal):
+    """Too much in too short a time."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class InsufficientQuota(Refusal):
+    """What was granted for the period is used up."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
 
 
 class PolicyUnavailable(Refusal):

@@ -215,6 +215,8 @@ class Exchange:
                     call.reader = dialects.StreamReader(call.endpoint)
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it was
             return self._refuse(call, error)
+        for name, value in call.answer_headers.items():
+            answered.headers[name] = value
         answered.headers[CALL_ID] = call.id
         if mode is BodyMode.NONE:
             self._finish(_local(answered) if answered.local else Outcome("completed", answered.status))
@@ -298,7 +300,7 @@ class Exchange:
 
     @staticmethod
     def _signed(call: Call, answer: Answer) -> Answer:
-        answer.headers = {**answer.headers, CALL_ID: call.id}
+        answer.headers = {**answer.headers, **call.answer_headers, CALL_ID: call.id}
         answer.metadata = call.take_metadata()
         return answer
 
@@ -326,6 +328,8 @@ class Exchange:
     def _finish(self, outcome: Outcome) -> None:
         self._outcome = outcome
         self._state = State.OVER
+        if self._call is not None:
+            self._call.metadata["settled"] = "yes"  # Envoy's access log service reports the calls that lack it
 
     def _open_call(self) -> Call:
         if self._call is None:

@@ -1,28 +1,37 @@
 """Identity and permission: whose key it is, and whether its holder may use the model."""
 
+from collections.abc import Callable
 from typing import Final
 
 from extproc.accounts.consumers import Consumers
 from extproc.core.call import Call
-from extproc.core.errors import InvalidKey, ModelNotAllowed
+from extproc.core.errors import EndpointNotAllowed, InvalidKey, ModelNotAllowed
 from extproc.core.filter import Filter, Reply
 from extproc.providers.provider import KEY_HEADERS
 
 MAX_KEY: Final = 512  # characters; no key of ours is longer, and hashing is not for strangers' megabytes
 
+OnUse = Callable[[str, float], None]
+"""Told the id of a key of the database, and when it was used."""
+
 
 class Auth(Filter):
-    def __init__(self, call: Call, consumers: Consumers) -> None:
+    def __init__(self, call: Call, consumers: Consumers, on_use: OnUse) -> None:
         self._call = call
         self._consumers = consumers
+        self._on_use = on_use
 
     async def on_request_head(self) -> Reply | None:
-        key = _sent_key(self._call)
-        consumer = self._consumers.find(key)
-        if consumer is None:
+        call = self._call
+        identity = self._consumers.find(_sent_key(call), call.time)
+        if identity is None:
             raise InvalidKey("The API key is not valid.")
-        self._call.consumer = consumer
-        self._call.metadata["consumer"] = consumer.name
+        call.consumer, call.key = identity.consumer, identity.key
+        call.metadata["consumer"] = identity.consumer.name
+        if identity.key:
+            self._on_use(identity.key, call.time)
+        if call.endpoint is not None and not identity.consumer.may_call(call.endpoint.name):
+            raise EndpointNotAllowed(f"This key may not call {call.path}.")
         return None
 
     async def on_request(self) -> Reply | None:
@@ -34,11 +43,12 @@ class Auth(Filter):
 
 
 class AuthPlugin:
-    def __init__(self, consumers: Consumers) -> None:
+    def __init__(self, consumers: Consumers, on_use: OnUse) -> None:
         self._consumers = consumers
+        self._on_use = on_use
 
     def open(self, call: Call) -> Filter:
-        return Auth(call, self._consumers)
+        return Auth(call, self._consumers, self._on_use)
 
 
 def _sent_key(call: Call) -> str:

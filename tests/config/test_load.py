@@ -144,7 +144,17 @@ def test_a_directory(tmp_path: Path) -> None:
         ("models: {m: {route: {provider: p}, retry: {on: [sometimes]}}}", "models.m.retry.on[0]", "should match"),
         ("models: {m: {route: {provider: p}, retry: {on: [200]}}}", "models.m.retry.on[0]", "should match"),
         ("models: {m: {route: {provider: p}, retry: {idle: 9s, first_byte: 9s}}}", "models.m.retry", "less than"),
-        ("consumers: {c: {keys: []}}", "consumers.c.keys", "at least 1 item"),
+        ("consumers: {c: {team: t}}", "consumers.c.team", "no team is called 't'"),
+        ("consumers: {c: {policy: p}}", "consumers.c.policy", "no policy is called 'p'"),
+        ("teams: {t: {policy: p}}", "teams.t.policy", "no policy is called 'p'"),
+        ("accounts: {timezone: Mars/Base}", "accounts.timezone", "no time zone 'Mars/Base'"),
+        ("accounts: {quota: [{tokens: 5}]}", "accounts.quota[0].per", "is missing"),
+        ("accounts: {quota: [{tokens: 5, money: 1, per: day}]}", "accounts.quota[0]", "a quota is"),
+        ("accounts: {quota: [{tokens: 5, per: minute}]}", "accounts.quota[0].per", "'hour', 'day'"),
+        ("accounts: {limits: [{concurrent: 5, per: day}]}", "accounts.limits[0]", "a limit is"),
+        ("accounts: {limits: [{tokens: 5}]}", "accounts.limits[0]", "a limit is"),
+        ("accounts: {limits: [{tokens: 5.5, per: day}]}", "accounts.limits[0].tokens", "whole number"),
+        ("accounts: {quota: [{money: -1, per: day}]}", "accounts.quota[0].money", "amount of money"),
         ("consumers: {c: {keys: [{sha256: abc}]}}", "consumers.c.keys[0].sha256", "should match pattern"),
         ("consumers: {c: {keys: [{sha256: abc, env: X}]}}", "consumers.c.keys[0].sha256", "should match pattern"),
     ],
@@ -197,6 +207,15 @@ def test_a_key_of_two_consumers() -> None:
     assert problems(double) == {"consumers.globex.keys[1]": "is also a key of acme"}
     assert problems(hashed) == {"consumers.globex.keys[0]": "is also a key of acme"}
     assert len(read(same).consumer_digests["acme"]) == 2
+
+
+def test_a_key_of_a_provider_that_stands_twice() -> None:
+    """Its share is said by a weight."""
+    twice = GOOD.replace(
+        "[{value: pk-near-secret}]", "[{value: pk-near-secret}, {value: pk-b}, {value: pk-near-secret}]"
+    )
+
+    assert problems(twice) == {"providers.near.keys[2]": "stands twice; give it a weight instead"}
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------

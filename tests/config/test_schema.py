@@ -50,6 +50,30 @@ def test_more_workers_with_redis(url: str) -> None:
     assert Config.model_validate({"server": {"workers": 4}, "state": {"url": url}}).server.workers == 4
 
 
+@pytest.mark.parametrize(
+    ("server", "address"),
+    [
+        ({}, "unix:run/extproc-log.sock"),
+        ({"grpc": "unix:/run/a.b/x"}, "unix:/run/a.b/x-log"),
+        ({"grpc": "127.0.0.1:1"}, None),
+        ({"grpc": "127.0.0.1:1", "access_log": "unix:/run/y"}, "unix:/run/y"),
+        ({"access_log": "127.0.0.1:2"}, "127.0.0.1:2"),
+    ],
+)
+def test_where_envoy_tells_us_later(server: dict[str, str], address: str | None) -> None:
+    """Beside the server's own socket, or where the operator says."""
+    assert Config.model_validate({"server": server}).server.log_address == address
+
+
+@pytest.mark.parametrize(
+    "key", [{"weight": 0}, {"weight": 1.5}, {"weight": 1001}, {"label": "x" * 65}, {"name": "x"}, {"sha256": "0" * 64}]
+)
+def test_keys_of_a_provider(key: dict[str, Any]) -> None:
+    """A weight is a whole number from 1, a label is short, and there is nothing else."""
+    with pytest.raises(ValidationError):
+        Config.model_validate({"providers": {"p": {"keys": [{"value": "pk", **key}]}}})
+
+
 @pytest.mark.parametrize("kind", PRESETS)
 def test_every_preset_is_a_kind(kind: str) -> None:
     """What the presets know, the document takes."""

@@ -26,7 +26,14 @@ from extproc.core.attempt import CALL_FIELDS, Attempt, AttemptExchange
 from extproc.core.errors import ModelNotFound, ProtocolError
 from extproc.core.messages import Message, RequestHead, Trailers
 
-KNOWN = {"call_id": "call-1", "model": "gpt", "endpoint": "chat", "query": "a=1", "config": "config-1"}
+KNOWN = {
+    "call_id": "call-1",
+    "consumer": "acme",
+    "model": "gpt",
+    "endpoint": "chat",
+    "query": "a=1",
+    "config": "config-1",
+}
 JSON = {"content-type": "application/json"}
 
 
@@ -87,6 +94,7 @@ def test_attempt() -> None:
     [(config, attempt)] = stage.attempts
     assert config == "config-1"
     assert (attempt.call_id, attempt.model, attempt.endpoint.name, attempt.query) == ("call-1", "gpt", "chat", "a=1")
+    assert attempt.consumer == "acme"
     assert (attempt.provider, attempt.target, attempt.number) == ("alpha", "alpha-model", 2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from playbook import request
 
-from extproc.core.call import Call, Consumer
+from extproc.core.call import Call, Consumer, Permissions
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,26 @@ from extproc.core.call import Call, Consumer
 )
 def test_models_by_glob(globs: tuple[str, ...], model: str, allowed: bool) -> None:
     """A consumer may use what one of its globs matches whole, case and all."""
-    assert Consumer("acme", globs).may_use(model) is allowed
+    assert Consumer("acme", [Permissions(globs)]).may_use(model) is allowed
+
+
+@pytest.mark.parametrize(
+    ("own", "teams", "allowed"),
+    [
+        ((), (), True),
+        (("chat",), (), True),
+        (("chat",), ("chat", "messages"), True),
+        (("embeddings",), (), False),
+        (("chat",), ("messages",), False),
+    ],
+)
+def test_what_a_consumer_may_do_its_team_may_too(own: tuple[str, ...], teams: tuple[str, ...], allowed: bool) -> None:
+    """Models and endpoints must be allowed by the consumer's own permissions and by its team's; no list means all."""
+    consumer = Consumer("acme", [Permissions(endpoints=own), Permissions(["gpt*"], teams)], team="search")
+
+    assert consumer.may_call("chat") is allowed
+    assert consumer.may_use("gpt-4")
+    assert not consumer.may_use("qwen")
 
 
 def test_metadata_is_taken_once() -> None:

@@ -18,6 +18,9 @@ from extproc.core.errors import (
 TABLE = {
     "InvalidKey": (401, "invalid_request_error", "invalid_api_key", Source.CALLER),
     "ModelNotAllowed": (403, "permission_error", "model_not_allowed", Source.CALLER),
+    "EndpointNotAllowed": (403, "permission_error", "endpoint_not_allowed", Source.CALLER),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded", Source.CALLER),
+    "InsufficientQuota": (429, "insufficient_quota", "insufficient_quota", Source.CALLER),
     "ModelNotFound": (404, "invalid_request_error", "model_not_found", Source.CALLER),
     "UnknownEndpoint": (404, "invalid_request_error", "unknown_endpoint", Source.CALLER),
     "MethodNotAllowed": (405, "invalid_request_error", "method_not_allowed", Source.CALLER),
@@ -31,6 +34,9 @@ TABLE = {
 ANTHROPIC = {
     "InvalidKey": "authentication_error",
     "ModelNotAllowed": "permission_error",
+    "EndpointNotAllowed": "permission_error",
+    "RateLimited": "rate_limit_error",
+    "InsufficientQuota": "rate_limit_error",
     "ModelNotFound": "not_found_error",
     "UnknownEndpoint": "not_found_error",
     "MethodNotAllowed": "invalid_request_error",

@@ -4,6 +4,7 @@ import pytest
 from fakes import Clock, Fake, Journal, exchange
 from playbook import (
     CALL,
+    SETTLED,
     Answers,
     Close,
     Emits,
@@ -43,7 +44,7 @@ def test_plain_call() -> None:
         >> answer()
         << Proceeds(sets=SIGNED, mode=BodyMode.BUFFERED, metadata=None)
         >> whole({"id": 1})
-        << Proceeds(metadata=None)
+        << Proceeds(metadata=SETTLED)
         >> Close()
     )
     assert journal.steps == [
@@ -224,7 +225,7 @@ def test_what_filters_change_is_sent() -> None:
             sets={"content-length": "17"},
             removes={"content-encoding"},
             body=b'{"changed": true}',
-            metadata={"tokens": 3},
+            metadata={"tokens": 3} | SETTLED,
         )
     )
 

@@ -157,7 +157,7 @@ def test_refusal_carries_metadata() -> None:
     assert (
         Playbook(exchange(Fake("f", journal, {"request_head": TooFast("No.")})))
         >> request()
-        << Answers(429, metadata={"call_id": CALL})
+        << Answers(429, metadata={"call_id": CALL, "settled": "yes"})
     )
 
 

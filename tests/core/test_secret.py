@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from fakes import PROVIDER_KEY, Fake, Gateway, Journal, exchange
+from fakes import PROVIDER_KEY, Clock, Fake, Gateway, Journal, exchange
 from playbook import KEY, Close, Playbook, answer, body, request, whole
 
 from extproc.core.attempt import Attempt
@@ -20,6 +20,7 @@ from extproc.core.secret import Secret
 from extproc.dialects.document import Document
 from extproc.dialects.endpoints import CHAT
 from extproc.filters.credentials import CredentialsFilter, TargetFilter
+from extproc.providers.pool import Pools
 from extproc.providers.provider import Provider
 from extproc.telemetry import calls, log
 
@@ -60,6 +61,9 @@ def test_secret_does_not_travel(copier: Any) -> None:
         copier(Secret(PROVIDER_KEY))
 
 
+POOL = Pools(Clock()).pool("alpha", [(Secret(PROVIDER_KEY), 1, "first")])
+
+
 def provider() -> Provider:
     return Provider.build("alpha", base_url="https://alpha.example/v1", keys=[Secret(PROVIDER_KEY)])
 
@@ -67,18 +71,19 @@ def provider() -> Provider:
 async def attempted() -> Attempt:
     headers = Headers([("authorization", f"Bearer {KEY}")])
     this = Attempt("call-1", "gpt", CHAT, "", "alpha", "m", 1, Document.parse(b'{"model":"gpt"}'), headers)
-    for each in (TargetFilter({"alpha": provider()}), CredentialsFilter({"alpha": provider()})):
+    for each in (TargetFilter({"alpha": provider()}), CredentialsFilter({"alpha": provider()}, {"alpha": POOL})):
         await each.on_attempt(this)
     assert PROVIDER_KEY in headers["authorization"]
     return this
 
 
 async def test_things_of_a_call() -> None:
-    """Heads, headers, attempts, providers, decisions: none shows a key that is in it."""
+    """Heads, headers, attempts, providers, pools, decisions: none shows a key that is in it."""
     head = request(headers={"authorization": f"Bearer {KEY}"})
     attempt = await attempted()
 
-    for thing in (head, head.headers, attempt, attempt.headers, provider(), Proceed(headers=attempt.headers)):
+    pools = (POOL.keys, POOL.state(0.0), POOL.pick("acme"))
+    for thing in (head, head.headers, attempt, attempt.headers, provider(), pools, Proceed(headers=attempt.headers)):
         assert_no_key(shown(thing))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fakes import NARROW_KEY, Gateway
-from playbook import KEY, Answers, Close, Error, Including, Playbook, Proceeds, body, request
+from playbook import KEY, SETTLED, Answers, Close, Error, Including, Playbook, Proceeds, body, request
 
 from extproc.core.call import Outcome
 
@@ -138,6 +138,6 @@ def test_model_permission(key: str, model: str, allowed: bool) -> None:
         assert (
             playbook
             >> body(CHAT | {"model": model})
-            << Answers(403, Error("model_not_allowed", message=model), metadata=None)
+            << Answers(403, Error("model_not_allowed", message=model), metadata=SETTLED)
         )
         assert Including(b'"param":"model"') == playbook.decisions[-1].body

@@ -8,6 +8,7 @@ from fakes import MAX_BODY, NARROW_KEY, PROVIDER_KEY, Gateway
 from playbook import (
     CALL,
     KEY,
+    SETTLED,
     Answers,
     Close,
     Error,
@@ -341,7 +342,7 @@ def test_local_replies_are_no_providers(playbook: Playbook, status: int, details
     assert (
         playbook
         >> local(status, details)
-        << Proceeds(sets={"x-extproc-call-id": CALL}, mode=BodyMode.NONE, metadata=None)
+        << Proceeds(sets={"x-extproc-call-id": CALL}, mode=BodyMode.NONE, metadata=SETTLED)
     )
 
 

@@ -7,6 +7,7 @@ from fakes import Gateway
 from playbook import (
     CALL,
     KEY,
+    SETTLED,
     Close,
     Emits,
     Idle,
@@ -85,6 +86,7 @@ def test_reported(path: str, content: Any, usage: Usage) -> None:
                 "cache_creation_tokens": usage.cache_creation,
                 "reasoning_tokens": usage.reasoning,
                 "usage_source": "reported",
+                **SETTLED,
             }
         )
     )
@@ -99,7 +101,7 @@ def test_estimated(content: Any) -> None:
     playbook.say(answer())
 
     assert playbook >> whole(content) << Proceeds(metadata=Including({"usage_source": "estimated"}))
-    assert set(playbook.decisions[-1].metadata) == NAMES
+    assert set(playbook.decisions[-1].metadata) == {*NAMES, *SETTLED}
     usage = gateway.journal.call.usage
     assert usage is not None
     assert usage.input > 5
@@ -113,7 +115,7 @@ def test_errors_use_nothing(status: int) -> None:
     playbook = asked(gateway)
     playbook.say(answer(status))
 
-    assert playbook >> whole({"error": {"message": "x"}}) << Proceeds(metadata=None) >> Close()
+    assert playbook >> whole({"error": {"message": "x"}}) << Proceeds(metadata=SETTLED) >> Close()
     assert gateway.audited[0][0].usage is None
 
 
@@ -147,7 +149,7 @@ def test_reported_in_a_stream_is_told_at_once() -> None:
         >> piece(event)
         << Emits(event, metadata=Including({"input_tokens": 3, "output_tokens": 2, "usage_source": "reported"}))
     )
-    assert playbook >> piece(b"data: [DONE]\n\n", end=True) << Emits(b"data: [DONE]\n\n", end=True, metadata=None)
+    assert playbook >> piece(b"data: [DONE]\n\n", end=True) << Emits(b"data: [DONE]\n\n", end=True, metadata=SETTLED)
 
 
 def test_usage_beside_text_is_never_hidden() -> None:
