@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs, so that `extproc --help` is quick."""
 
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn
+from extproc.commands import consumer, key, ledger, team, usage
+from extproc.commands.common import DEFAULT, ConfigFile, fail, refused
 
-    from extproc.config.load import Loaded, Problem
+if TYPE_CHECKING:
+    from extproc.config.load import Loaded
     from extproc.envoyconf.render import Resources
 
 app = typer.Typer(
@@ -27,9 +28,11 @@ envoy_app = typer.Typer(help="Envoy's configuration: render it, check it, read y
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(envoy_app, name="envoy")
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
-DEFAULT = Path("extproc.yaml")
+app.add_typer(consumer.app, name="consumer")
+app.add_typer(team.app, name="team")
+app.add_typer(key.app, name="key")
+app.command("usage")(usage.usage)
+app.add_typer(ledger.app, name="ledger")
 
 
 def _version(wanted: bool) -> None:
@@ -110,7 +113,7 @@ def envoy_render(
     try:
         files.write_all(loaded.config, made, loaded.digest)
     except OSError as error:
-        _fail(f"{error.filename or out}: cannot be written: {error.strerror}")
+        fail(f"{error.filename or out}: cannot be written: {error.strerror}")
     typer.echo(f"written; start it with: envoy -c {files.bootstrap}")
 
 
@@ -126,9 +129,9 @@ def envoy_check(config: ConfigFile = DEFAULT) -> None:
         try:
             complaint = validate(text, Path(directory))
         except EnvoyMissingError as error:
-            _fail(str(error))
+            fail(str(error))
     if complaint:
-        _fail(complaint)
+        fail(complaint)
     typer.echo("Envoy accepts it.")
 
 
@@ -147,11 +150,11 @@ def envoy_lint(
     try:
         findings = lint(file.read_text(), max_body=size(max_body), filename=str(file))
     except OSError as error:
-        _fail(f"{file}: cannot be read: {error.strerror}")
+        fail(f"{file}: cannot be read: {error.strerror}")
     except UnicodeDecodeError:
-        _fail(f"{file}: is not text")
+        fail(f"{file}: is not text")
     except ValueError as error:
-        _fail(f"--max-body: {error}")
+        fail(f"--max-body: {error}")
     if format_ == "json":
         typer.echo(json.dumps([asdict(f) for f in findings], indent=2))
     else:
@@ -182,6 +185,8 @@ def config_schema() -> None:
 def _serve(config: Path, *, with_envoy: bool, render: bool) -> None:
     from extproc.telemetry.shared import metrics_directory
 
+    # gRPC would prepare itself for children that go on after a fork; ours are other programs at once.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     with metrics_directory():
         import uvloop
 
@@ -198,32 +203,21 @@ def _load(config: Path) -> "Loaded":
     try:
         return load(config)
     except ConfigError as error:
-        _refused(error.file, error.problems)
+        refused(error.file, error.problems)
 
 
 def _resources(loaded: "Loaded", directory: Path | None) -> "Resources":
-    from extproc.app import build
+    from extproc.app import check
     from extproc.config.load import ConfigError
     from extproc.envoyconf.render import resources
 
     try:
-        built = build(loaded)
+        built = check(loaded)
         return resources(loaded.config, built.models, built.providers, directory=directory)
     except ConfigError as error:
-        _refused(error.file, error.problems)
+        refused(error.file, error.problems)
     except FileNotFoundError as error:
-        _fail(str(error))
-
-
-def _refused(file: Path, problems: "Sequence[Problem]") -> "NoReturn":
-    for problem in problems:
-        typer.echo(f"{file}: {problem}", err=True)
-    raise typer.Exit(2)
-
-
-def _fail(message: str) -> "NoReturn":
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
+        fail(str(error))
 
 
 def main() -> None:

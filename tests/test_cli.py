@@ -61,7 +61,7 @@ def lines(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], ["up", "serve", "demo", "envoy", "config"]),
+        ([], ["up", "serve", "demo", "envoy", "config", "consumer", "team", "key", "usage", "ledger"]),
         (["envoy"], ["render", "check", "lint"]),
         (["config"], ["check", "schema"]),
         (["up"], ["--config"]),
@@ -83,7 +83,7 @@ def test_help(run: Run, arguments: list[str], names: list[str]) -> None:
     assert "worker" not in result.stdout.split()
 
 
-@pytest.mark.parametrize("group", [[], ["envoy"], ["config"]])
+@pytest.mark.parametrize("group", [[], ["envoy"], ["config"], ["consumer"], ["team"], ["key"], ["ledger"]])
 def test_a_group_alone_shows_its_help(run: Run, group: list[str]) -> None:
     """Who does not know what to say is told what can be said, as an error of usage."""
     result = run(*group)
@@ -211,7 +211,10 @@ def test_config_schema(run: Run) -> None:
     schema = json.loads(result.stdout)
     assert result.exit_code == 0
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(schema["properties"]) == {"gateway", "server", "state", "providers", "models", "consumers"}
+    assert set(schema["properties"]) == {
+        *("gateway", "server", "admin", "state", "database", "accounts"),
+        *("providers", "models", "teams", "consumers", "policies"),
+    }
     assert schema["additionalProperties"] is False
 
 

@@ -3,16 +3,20 @@
 import asyncio
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from admin.office import TOKEN, Office
+from wire.rig import Certificates, certificates
 
 from extproc.admin.http import AdminServer, application
-from extproc.config.schema import Address
+from extproc.config.schema import Address, AdminTls
 from extproc.demo.gateway import free_port
 
 TEXT = 'calls_total{consumer="中"} 1.0\n'
@@ -163,3 +167,111 @@ async def test_signals_are_not_its_business(subject: Subject, address: Address) 
     async with serving(subject, address) as client:
         await client.get("/readyz")
         assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="office")
+async def _office(tmp_path: Path) -> AsyncIterator[Office]:
+    office = Office(tmp_path)
+    yield office
+    await asyncio.to_thread(office.database.close)
+
+
+@pytest.fixture(name="known")
+def _known(tmp_path: Path) -> Certificates:
+    return certificates(tmp_path)
+
+
+@pytest.fixture(name="strangers")
+def _strangers(tmp_path: Path) -> Certificates:
+    """Certificates of an authority that nobody here trusts."""
+    (tmp_path / "strangers").mkdir()
+    return certificates(tmp_path / "strangers")
+
+
+@asynccontextmanager
+async def serving_tls(
+    office: Office, address: Address, known: Certificates, *, ask: bool
+) -> AsyncIterator[Callable[..., Any]]:
+    """Gives what asks for a path over TLS: with a client certificate and a token, or without."""
+    tls = AdminTls(cert=known.cert, key=known.key, client_ca=known.ca if ask else None)
+    server = AdminServer(office.app, address, tls)
+    await server.start()
+
+    async def get(path: str, *, shown: Certificates | None = None, token: str = "") -> httpx.Response:
+        context = ssl.create_default_context(cafile=known.ca)
+        if shown is not None:
+            context.load_cert_chain(shown.client_cert, shown.client_key)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        async with httpx.AsyncClient(verify=context, timeout=10) as client:
+            return await client.get(f"https://{address}{path}", headers=headers)
+
+    try:
+        yield get
+    finally:
+        await server.stop()
+
+
+async def test_tls(office: Office, address: Address, known: Certificates) -> None:
+    """With a certificate the whole port speaks TLS; who may do what stays the same."""
+    async with serving_tls(office, address, known, ask=False) as get:
+        assert (await get("/healthz")).status_code == 200
+        assert (await get("/api/teams")).status_code == 401
+        assert (await get("/api/teams", token=TOKEN)).status_code == 200
+        assert (await get("/api/teams", shown=known)).status_code == 401
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"http://{address}/healthz")
+
+
+async def test_mutual_tls(office: Office, address: Address, known: Certificates) -> None:
+    """A certificate of the operators' authority opens the API; a token still does; probes need neither."""
+    async with serving_tls(office, address, known, ask=True) as get:
+        assert (await get("/healthz")).status_code == 200
+        assert (await get("/api/teams")).status_code == 401
+        assert (await get("/api/teams", token="wrong")).status_code == 401
+        assert (await get("/api/teams", shown=known)).status_code == 200
+        assert (await get("/api/teams", shown=known, token="wrong")).status_code == 200
+        assert (await get("/api/teams", token=TOKEN)).status_code == 200
+
+
+async def test_mutual_tls_without_tokens(office: Office, address: Address, known: Certificates) -> None:
+    """Certificates are enough to run it."""
+    office.tokens = []
+    async with serving_tls(office, address, known, ask=True) as get:
+        assert (await get("/api/teams", shown=known)).status_code == 200
+        assert (await get("/api/teams", token=TOKEN)).status_code == 401
+
+
+async def test_a_certificate_of_strangers(
+    office: Office, address: Address, known: Certificates, strangers: Certificates
+) -> None:
+    """It ends the connection: not even health is told, whatever token comes with it."""
+    async with serving_tls(office, address, known, ask=True) as get:
+        for path in ("/healthz", "/api/teams"):
+            with pytest.raises(httpx.TransportError):
+                await get(path, shown=strangers, token=TOKEN)
+
+        assert (await get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cert": Path("none.pem")}, "admin.tls: .*No such file"),
+        ({"key": Path("none.key")}, "admin.tls: .*No such file"),
+        ({"client_ca": Path("none.pem")}, "admin.tls: .*No such file"),
+        ({"client_ca": Path(__file__)}, "admin.tls: "),
+        ({"cert": Path(__file__)}, "admin.tls: "),
+    ],
+)
+async def test_certificates_that_cannot_be_used(
+    office: Office, address: Address, known: Certificates, changes: dict[str, Path], reason: str
+) -> None:
+    """The server does not start, and says which part of the file is to blame."""
+    tls = AdminTls.model_validate({"cert": known.cert, "key": known.key, "client_ca": known.ca, **changes})
+
+    with pytest.raises(OSError, match=reason):
+        await AdminServer(office.app, address, tls).start()
