@@ -7,6 +7,8 @@ from typing import Final
 from extproc.dialects.usage import Usage
 
 _PER: Final = 1_000_000
+MAX_COST: Final = 2**53
+"""Nano; the largest number that every store knows exactly. No call costs nine million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Price:
     until: float = float("inf")
 
     def cost(self, usage: Usage) -> int:
-        """Nano, to the nearest one."""
+        """Nano, to the nearest one, and at most MAX_COST."""
         fresh = max(usage.input - usage.cached - usage.cache_creation, 0)
         said = max(usage.output - usage.reasoning, 0)
         tokens = (
@@ -36,7 +38,7 @@ class Price:
             + said * self.output
             + usage.reasoning * self.reasoning
         )
-        return (tokens + _PER // 2) // _PER + self.request
+        return min((tokens + _PER // 2) // _PER + self.request, MAX_COST)
 
 
 FREE: Final = Price()

@@ -12,7 +12,7 @@ from extproc.dialects.facts import AnswerFacts, Chunk, Dialect, Prompt, RequestF
 from extproc.dialects.openai import ask_for_usage
 from extproc.dialects.sse import Event
 from extproc.dialects.tokens import Meter
-from extproc.dialects.usage import Usage
+from extproc.dialects.usage import MAX_TOKENS, Usage
 
 __all__ = [
     "AnswerFacts",
@@ -84,7 +84,7 @@ def max_output(endpoint: Endpoint, document: Document) -> int | None:
     choices = _number(document, "n") or 1
     for name in _MAX_OUTPUT[endpoint.name]:
         if (bound := _number(document, name)) is not None:
-            return bound * choices
+            return min(bound * choices, MAX_TOKENS)
     return 0 if endpoint.name == "embeddings" else None
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 Source = Literal["reported", "estimated"]
 
-_LIMIT: Final = 10**12
+MAX_TOKENS: Final = 10**12
 """No call has more tokens; a bigger number is a fault, and would overflow a database."""
 
 
@@ -89,7 +89,7 @@ def count(value: Any) -> int | None:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value if 0 <= value <= _LIMIT else None
+    return value if 0 <= value <= MAX_TOKENS else None
 
 
 def _openai_like(

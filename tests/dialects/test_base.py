@@ -1,5 +1,7 @@
 """Bodies that we write, as the real SDKs read them."""
 
+from typing import Any
+
 import anthropic
 import httpx
 import msgspec
@@ -7,8 +9,10 @@ import openai
 import pytest
 
 from extproc.dialects import base
-from extproc.dialects.endpoints import BY_NAME, CHAT, MESSAGES, RESPONSES, DialectName, Endpoint
+from extproc.dialects.document import Document
+from extproc.dialects.endpoints import BY_NAME, CHAT, EMBEDDINGS, MESSAGES, RESPONSES, DialectName, Endpoint
 from extproc.dialects.sse import Splitter
+from extproc.dialects.usage import MAX_TOKENS
 
 ERROR = {"type": "invalid_request_error", "code": "model_not_found", "message": 'No "such" 模型.\n'}
 
@@ -153,3 +157,24 @@ def test_anthropic_model_list() -> None:
 def test_empty_model_list(dialect: DialectName) -> None:
     """A consumer without models gets an empty list."""
     assert msgspec.json.decode(base.model_list(dialect, [], 0))["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "content", "bound"),
+    [
+        (CHAT, {"max_tokens": 50}, 50),
+        (CHAT, {"max_tokens": 50, "max_completion_tokens": 70}, 70),
+        (CHAT, {"max_tokens": 50, "n": 3}, 150),
+        (CHAT, {"max_tokens": 10**18, "n": 10**18}, MAX_TOKENS),
+        (CHAT, {"max_tokens": "many"}, None),
+        (CHAT, {"max_tokens": -5}, None),
+        (CHAT, {"max_tokens": None}, None),
+        (CHAT, {}, None),
+        (RESPONSES, {"max_output_tokens": 9}, 9),
+        (MESSAGES, {"max_tokens": 8}, 8),
+        (EMBEDDINGS, {"max_tokens": 8}, 0),
+    ],
+)
+def test_max_output(endpoint: Endpoint, content: dict[str, Any], bound: int | None) -> None:
+    """What an answer may have at most is what the request says, for all its choices; nonsense says nothing."""
+    assert base.max_output(endpoint, Document.parse(msgspec.json.encode({"model": "m", **content}))) == bound
