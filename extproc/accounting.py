@@ -7,15 +7,13 @@ from typing import Any
 from extproc.accounts import prices as nano
 from extproc.accounts.consumers import Consumers, Key, Team
 from extproc.accounts.rules import Rule, Rules
-from extproc.config.load import Loaded
 from extproc.config.schema import Config, Limit, Price, Quota
 from extproc.core.call import Consumer, Model, Permissions
 from extproc.filters.quota import Treatment
 
 
-def consumers(loaded: Loaded) -> Consumers:
-    """Everybody of the configuration file; those of the database are applied to it."""
-    config = loaded.config
+def consumers(config: Config, digests: Mapping[str, Iterable[bytes]] | None = None) -> Consumers:
+    """Everybody of the configuration file, with the SHA-256 of their keys; those of the database are applied to it."""
     teams = {
         name: Team(Permissions(team.models, team.endpoints), team.policy or "") for name, team in config.teams.items()
     }
@@ -26,7 +24,7 @@ def consumers(loaded: Loaded) -> Consumers:
 
     return Consumers(
         {name: _consumer(name, config, teams) for name in config.consumers},
-        [Key(digest, name) for name, digests in loaded.consumer_digests.items() for digest in digests],
+        [Key(digest, name) for name, keys in (digests or {}).items() for digest in keys],
         teams=teams,
         rules=Rules(
             everybody=_rules(config.accounts.quota, config.accounts.limits, timezone),

@@ -6,22 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.accounts.consumers import Consumers
+from extproc import accounting
+from extproc.accounts.books import Books
+from extproc.accounts.consumers import Consumers, Snapshot
+from extproc.accounts.estimates import Estimator
+from extproc.accounts.prices import Prices
 from extproc.config.load import ConfigError, Loaded, Problem
 from extproc.core.attempt import Attempt, AttemptExchange
-from extproc.core.call import Call, Consumer, Model, Target
+from extproc.core.call import Call, Model, Target
 from extproc.core.chain import Chain
 from extproc.core.exchange import Exchange
 from extproc.core.filter import AttemptFilter, Plugin
 from extproc.core.messages import RequestHead
 from extproc.dialects.endpoints import ENDPOINTS, DialectName, Endpoint, dialect_of
 from extproc.filters.audit import AuditPlugin
-from extproc.filters.auth import AuthPlugin
+from extproc.filters.auth import AuthPlugin, OnUse
 from extproc.filters.credentials import CredentialsFilter, TargetFilter
+from extproc.filters.quota import QuotaPlugin
 from extproc.filters.routing import RoutingPlugin
 from extproc.filters.usage import UsagePlugin
+from extproc.providers.pool import Pool, Pools
 from extproc.providers.provider import Provider
-from extproc.telemetry import calls, metrics
+from extproc.telemetry import books, calls, metrics
 from extproc.wire.names import STAGE
 from extproc.wire.session import Session
 
@@ -30,34 +36,83 @@ _KEPT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """What one configuration became. A call keeps the one that it began with, through all its attempts."""
+class Parts:
+    """What a configuration says, checked: enough to render Envoy's."""
 
     digest: str
     models: Mapping[str, Model]
     providers: Mapping[str, Provider]
+    pools: Mapping[str, Pool]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a worker has for as long as it lives, whatever the configuration."""
+
+    books: Books
+    estimator: Estimator
+    snapshot: Snapshot
+    keys: Pools
+    on_use: OnUse
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What one configuration became. A call keeps the one that it began with, through all its attempts."""
+
+    parts: Parts
+    consumers: Consumers
+    prices: Prices
     plugins: Sequence[Plugin]
     attempt_filters: Sequence[AttemptFilter]
     max_answer: int
+    currency: str
+
+    @property
+    def digest(self) -> str:
+        return self.parts.digest
 
 
-def build(loaded: Loaded) -> Build:
-    """Make everything. Raises ConfigError where the parts do not fit together."""
+def check(loaded: Loaded, keys: Pools | None = None) -> Parts:
+    """Raises ConfigError where the parts do not fit together. ``keys``: what is known of providers' keys so far."""
     providers = _providers(loaded)
-    models = _models(loaded, providers)
-    consumers = {name: Consumer(name, tuple(c.models)) for name, c in loaded.config.consumers.items()}
+    pools = _pools(loaded, keys or Pools(time.monotonic))
+    return Parts(loaded.digest, _models(loaded, providers), providers, pools)
+
+
+def build(loaded: Loaded, services: Services) -> Build:
+    """Make everything. Raises ConfigError where the parts do not fit together."""
+    parts = check(loaded, services.keys)
+    models, providers = parts.models, parts.providers
+    consumers = accounting.consumers(loaded.config, loaded.consumer_digests)
+    consumers.apply(services.snapshot.everything())
+    prices = accounting.prices(loaded.config)
+    currency = loaded.config.accounts.currency
 
     def asks_usage(provider: str, endpoint: Endpoint, stream: bool) -> bool:
         known = providers.get(provider)
         return known is not None and known.asks_usage(endpoint, stream)
 
     return Build(
-        digest=loaded.digest,
-        models=models,
-        providers=providers,
+        parts=parts,
+        consumers=consumers,
+        prices=prices,
         plugins=(  # outermost first (design: order of concerns)
             AuditPlugin(calls.observer(time.monotonic)),
-            AuthPlugin(Consumers(consumers, loaded.consumer_digests)),
+            AuthPlugin(consumers, services.on_use),
+            QuotaPlugin(
+                books=services.books,
+                counters=consumers.counters,
+                prices=prices,
+                estimator=services.estimator,
+                models=models,
+                treatment=accounting.treatment(loaded.config),
+                on_unavailable=books.unavailable,
+                wall=time.time,
+                currency=currency,
+                worker=services.worker,
+            ),
             UsagePlugin(asks_usage),
             RoutingPlugin(
                 models,
@@ -67,8 +122,9 @@ def build(loaded: Loaded) -> Build:
                 keys_of=lambda name: providers[name].keys if name in providers else (),
             ),
         ),
-        attempt_filters=(TargetFilter(providers), CredentialsFilter(providers)),
+        attempt_filters=(TargetFilter(providers), CredentialsFilter(providers, parts.pools)),
         max_answer=loaded.config.gateway.max_answer,
+        currency=currency,
     )
 
 
@@ -95,6 +151,14 @@ def _providers(loaded: Loaded) -> dict[str, Provider]:
     return made
 
 
+def _pools(loaded: Loaded, known: Pools) -> dict[str, Pool]:
+    made = {}
+    for name, provider in loaded.config.providers.items():
+        secrets = zip(provider.keys, loaded.provider_keys[name], strict=True)
+        made[name] = known.pool(name, [(secret, key.weight, key.label) for key, secret in secrets], by=provider.pick)
+    return made
+
+
 def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for name, settings in loaded.config.models.items():
@@ -102,7 +166,7 @@ def _models(loaded: Loaded, providers: Mapping[str, Provider]) -> dict[str, Mode
         dialects: frozenset[DialectName] = frozenset(
             providers[t.provider].dialect for group in route for t in group if t.weight
         )
-        models[name] = Model(name, route, dialects, idle=settings.retry.idle)
+        models[name] = Model(name, route, dialects, idle=settings.retry.idle, policy=settings.policy or "")
     return models
 
 
@@ -116,6 +180,10 @@ class App:
     @property
     def digest(self) -> str:
         return self._current.digest
+
+    @property
+    def current(self) -> Build:
+        return self._current
 
     def swap(self, new: Build) -> None:
         self._known.pop(new.digest, None)

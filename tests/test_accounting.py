@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from extproc import accounting
+from extproc.accounts.consumers import Consumers
 from extproc.accounts.prices import Price
 from extproc.config.load import Loaded, parse
 from extproc.core.call import Consumer, Model
@@ -43,8 +44,13 @@ def loaded(**parts: Any) -> Loaded:
     return parse(yaml.safe_dump(document).encode(), Path("extproc.yaml"))
 
 
+def everybody(**parts: Any) -> Consumers:
+    file = loaded(**parts)
+    return accounting.consumers(file.config, file.consumer_digests)
+
+
 def bounds(consumer: str = "acme", model: str = "r1", **parts: Any) -> dict[str, int]:
-    found = accounting.consumers(loaded(**parts))
+    found = everybody(**parts)
     who = found.get(consumer)
     assert who is not None
     return {counter.key: counter.limit for counter in found.counters.of(who, model, NOW)}
@@ -52,7 +58,7 @@ def bounds(consumer: str = "acme", model: str = "r1", **parts: Any) -> dict[str,
 
 def test_consumers_of_the_file() -> None:
     """A consumer has its own permissions and its team's, and its team's policy where it has none."""
-    found = accounting.consumers(loaded()).find("sk-acme-example", NOW)
+    found = everybody().find("sk-acme-example", NOW)
 
     assert found is not None
     assert (found.consumer.name, found.consumer.team, found.consumer.policy) == ("acme", "search", "strict")
@@ -82,7 +88,7 @@ def test_rules_of_all_parts() -> None:
 
 def test_consumers_of_the_database() -> None:
     """Their rules are read like those of the file, in the time zone of the accounts."""
-    found = accounting.consumers(loaded(accounts={"timezone": "Asia/Shanghai"}))
+    found = everybody(accounts={"timezone": "Asia/Shanghai"})
     record = ConsumerRecord(
         name="globex", team="search", quota=[{"tokens": 500, "per": "month"}], limits=[{"requests": 9, "per": "minute"}]
     )
@@ -101,7 +107,7 @@ def test_consumers_of_the_database() -> None:
 def test_a_rule_of_the_database_that_cannot_be_read() -> None:
     """Its consumer, or everyone of its team, is let in no more: a bound that is not understood must not become none."""
     bad = [{"tokens": 5, "per": "year"}]
-    found = accounting.consumers(loaded())
+    found = everybody()
     good, wrong = ConsumerRecord(name="x"), ConsumerRecord(name="x", quota=bad)
     found.apply(Changes(revision=1, consumers=[good]))
     assert found.get("x") is not None

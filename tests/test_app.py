@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,37 @@ from google.protobuf.struct_pb2 import Struct
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from extproc.app import App, Build, Opening, build
+from extproc.accounts.books import Books
+from extproc.accounts.consumers import Snapshot
+from extproc.accounts.estimates import Estimator
+from extproc.app import App, Build, Opening, Services, build
 from extproc.config.load import ConfigError, parse
 from extproc.core.call import Target
 from extproc.core.messages import Headers, RequestHead
+from extproc.providers.pool import Pools
+from extproc.stores.memory import MemoryState
+from extproc.stores.ports import Changes, ConsumerRecord, KeyRecord
+from extproc.stores.sql import open_database
+from extproc.telemetry.books import Watch, estimated
 from extproc.wire.names import ATTRIBUTES, STAGE
 from extproc.wire.session import Session
 
 KEY = "sk-acme-example"
 CHAT = "/v1/chat/completions"
 NAMES = {name: expression for expression, name in ATTRIBUTES.items()}
+
+
+def services(snapshot: Snapshot | None = None) -> Services:
+    """What a worker has: a hot state that forgets, and a ledger that nobody asks, since there are no rules."""
+    ledger = open_database("sqlite:///nowhere/at/all").ledger
+    return Services(
+        books=Books(MemoryState("w", journal=None), ledger, Watch()),
+        estimator=Estimator(estimated),
+        snapshot=snapshot or Snapshot(),
+        keys=Pools(time.monotonic),
+        on_use=lambda key, at: None,
+        worker="w",
+    )
 
 
 def made(*, key: str = KEY, provider_key: str = "pk-first", **changes: Any) -> Build:
@@ -48,7 +70,7 @@ def made(*, key: str = KEY, provider_key: str = "pk-first", **changes: Any) -> B
         "consumers": {"acme": {"keys": [{"value": key}], "models": ["m"]}},
         **changes,
     }
-    return build(parse(yaml.safe_dump(document).encode(), Path("extproc.yaml")))
+    return build(parse(yaml.safe_dump(document).encode(), Path("extproc.yaml")), services())
 
 
 # --- build ----------------------------------------------------------------------------------------------------
@@ -56,7 +78,7 @@ def made(*, key: str = KEY, provider_key: str = "pk-first", **changes: Any) -> B
 
 def test_models() -> None:
     """A target without a name of its own has the public one; the route keeps its order and its weights."""
-    models = made().models
+    models = made().parts.models
 
     assert models["m"].route == ((Target("p", "m"),), (Target("p", "other", 3),))
     assert models["m"].idle == 7.0

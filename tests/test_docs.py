@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.app import build
+from extproc.app import check
 from extproc.config.load import parse
 from extproc.envoyconf.render import resources, static
 from extproc.process.envoy import validate
@@ -33,7 +33,7 @@ def test_a_configuration(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for variable in re.findall(r"env: (\w+)", BLOCKS[name]):
         monkeypatch.setenv(variable, f"sk-{variable.lower()}-0123456789")
     loaded = parse(BLOCKS[name].encode(), ROOT / "extproc.yaml")
-    built = build(loaded)
+    built = check(loaded)
 
     text = static(loaded.config, resources(loaded.config, built.models, built.providers))
     assert not validate(text, tmp_path)

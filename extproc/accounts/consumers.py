@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from extproc.accounts.rules import Counters, Rule, Rules
+from extproc.accounts.rules import Counters, Rule, Rules, quotas
 from extproc.core.call import Consumer, Permissions
-from extproc.stores.ports import Changes, ConsumerRecord, KeyRecord, TeamRecord
+from extproc.stores.ports import Changes, ConsumerRecord, Counter, KeyRecord, TeamRecord
 
 _PREFIX: Final = 8  # bytes of a digest that choose the bucket; the whole is compared in constant time
 _NOTHING: Final = Permissions(models=())
@@ -144,8 +144,9 @@ class Consumers:
     def get(self, name: str) -> Consumer | None:
         return self._consumers.get(name)
 
-    def all(self) -> Iterable[Consumer]:
-        return self._consumers.values()
+    def quotas(self, models: Sequence[str], now: float) -> Iterator[Counter]:
+        """The numbers of all quotas that anybody has now, each once."""
+        return quotas(self._rules, list(self._consumers.values()), models, now)
 
     def apply(self, changes: Changes) -> None:
         """Take what changed in the database."""

@@ -1,6 +1,6 @@
 """Quotas and limits: which numbers a call adds to, and the bounds of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Literal, cast
@@ -102,6 +102,18 @@ class Counters:
         when = self._calendars.at(cast(Calendar, rule.per), rule.timezone, now)
         key = f"{subject}/{rule.unit}/{rule.per}/{when.name}"
         return Counter(key, "quota", rule.unit, rule.amount, scope, start=when.start, end=when.end)
+
+
+def quotas(rules: Rules, consumers: Iterable[Consumer], models: Sequence[str], now: float) -> Iterator[Counter]:
+    """Every number of a quota that these consumers have now, once."""
+    counters = Counters(rules)
+    seen: set[str] = set()
+    for consumer in consumers:
+        for model in models:
+            for counter in counters.of(consumer, model, now):
+                if counter.kind == "quota" and counter.key not in seen:
+                    seen.add(counter.key)
+                    yield counter
 
 
 def _subject(scope: Scope) -> str:

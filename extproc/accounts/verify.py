@@ -5,25 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from extproc.accounts.rules import Counters, Rules
-from extproc.core.call import Consumer
 from extproc.stores.ports import Counter, Difference, HotState, Ledger
 
 _LOOKS: Final = 4
 _PAUSE: Final = 0.3  # seconds: by then every row that was counted is in the ledger
 _BATCH: Final = 500
-
-
-def quotas(rules: Rules, consumers: Iterable[Consumer], models: Sequence[str], now: float) -> Iterator[Counter]:
-    """Every number of a quota that these consumers have now, once."""
-    counters = Counters(rules)
-    seen: set[str] = set()
-    for consumer in consumers:
-        for model in models:
-            for counter in counters.of(consumer, model, now):
-                if counter.kind == "quota" and counter.key not in seen:
-                    seen.add(counter.key)
-                    yield counter
 
 
 async def differences(

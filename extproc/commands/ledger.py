@@ -22,13 +22,14 @@ def verify(
     """Compare the totals, and the numbers in use, with the rows. The status is 1 where they differ."""
     from msgspec.structs import asdict
 
+    from extproc.commands.hot import wrong_numbers
     from extproc.commands.output import print_lines
     from extproc.commands.session import session
 
     with session(config) as s:
         if repair:
             typer.echo(f"totals made anew: {s.ledger.repair()}", err=True)
-        differences = s.ledger.verify()
+        differences = s.ledger.verify() or wrong_numbers(s.config, config, s.database)
     if differences or form != "table":
         print_lines([asdict(difference) for difference in differences], ("where", "ledger", "found"), form)
     else:

@@ -24,6 +24,7 @@ class Session:
     config: Config
     operations: Operations
     ledger: Ledger
+    database: Database
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def session(file: Path) -> Iterator[Session]:
         database = _opened(config, file)
         try:
             database.migrate()
-            yield Session(config, Operations(database.register, lambda: config, _say), database.ledger)
+            yield Session(config, Operations(database.register, lambda: config, _say), database.ledger, database)
         finally:
             database.close()
     except (Conflict, NotFound, DatabaseUnavailable) as error:

@@ -264,6 +264,11 @@ MIN_KEY: Final = 8
 """Characters of the shortest key that a consumer may have."""
 
 
+def resolved(ref: SecretRef, base: Path) -> str:
+    """The one secret; relative files start at ``base``. Empty where it is not there."""
+    return _Secrets(base).read(ref, "")
+
+
 class _Secrets:
     def __init__(self, base: Path) -> None:
         self._base = base

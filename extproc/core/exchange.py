@@ -17,6 +17,7 @@ from extproc.core.errors import (
     refusal_of,
     to_answer,
 )
+from extproc.core.evidence import SETTLED
 from extproc.core.filter import Reply
 from extproc.core.messages import (
     PROCEED,
@@ -329,7 +330,7 @@ class Exchange:
         self._outcome = outcome
         self._state = State.OVER
         if self._call is not None:
-            self._call.metadata["settled"] = "yes"  # Envoy's access log service reports the calls that lack it
+            self._call.metadata[SETTLED] = "yes"
 
     def _open_call(self) -> Call:
         if self._call is None:

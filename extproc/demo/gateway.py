@@ -62,10 +62,13 @@ class Gateway:
             },
             "server": {
                 "grpc": f"unix:{self.directory}/extproc.sock",
+                "access_log": f"unix:{self.directory}/extproc-log.sock",
                 "http": f"127.0.0.1:{ports['http']}",
                 "drain": "3s",
                 "notice": "0s",
             },
+            "state": {"journal": str(self.directory / "extproc.journal")},
+            "database": {"url": f"sqlite:///{self.directory}/extproc.db"},
         }
         self._process: subprocess.Popen[bytes] | None = None
         self.write(config)

@@ -1,11 +1,13 @@
 """Clusters: our own two stages, and one for each target; with the ext_proc filters that belong to them."""
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.config.schema import Config
 from extproc.core.call import Target
+from extproc.envoyconf import accesslog
 from extproc.providers.provider import Provider
 from extproc.wire.names import ATTRIBUTES, HEADERS_TO_US, NAMESPACE, STAGE, worker_address
 
@@ -17,7 +19,8 @@ HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 # Each call holds a stream for as long as it lasts; Envoy's default of 1024 turns call 1025 into an error.
 _UNBOUND: Final = 1_000_000
-STREAMS_PER_CONNECTION: Final = {"granian": 1, "grpcio": 100_000}
+_SHARED: Final = 100_000
+STREAMS_PER_CONNECTION: Final = {"granian": 1, "grpcio": _SHARED}
 """granian closes a connection, with every stream on it, when clients leave faster than it accepts streams (its
 protection against HTTP/2's rapid reset, which cannot be set). So there nobody shares a connection with anybody.
 """
@@ -34,37 +37,23 @@ def name_of(target: Target) -> str:
     return f"{target.provider}/{target.model}"
 
 
-# --- our own two stages ---------------------------------------------------------------------------------------
+# --- our own ---------------------------------------------------------------------------------------------------
 
 
 def processor(config: Config) -> list[Tree]:
-    """A cluster for each stage: a full breaker of one must not keep the other from opening."""
-    return [_processor(config, ROUTER_STAGE), _processor(config, UPSTREAM_STAGE)]
+    """A cluster for each stage: a full breaker of one must not keep the other from opening. And one for the log."""
+    found = [_processor(config, ROUTER_STAGE), _processor(config, UPSTREAM_STAGE)]
+    address = config.server.log_address
+    return found if address is None else [*found, _ours(config, accesslog.CLUSTER, [address], streams=_SHARED)]
 
 
 def _processor(config: Config, name: str) -> Tree:
     server = config.server
     hosts = [worker_address(server.grpc, index) for index in range(server.workers)]
-    cluster: Tree = {
-        "name": name,
-        "type": "STATIC" if all(_is_static(h) for h in hosts) else "STRICT_DNS",
-        "connect_timeout": "1s",
+    return {
+        **_ours(config, name, hosts, streams=STREAMS_PER_CONNECTION[server.transport]),
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": max(config.gateway.max_body, config.gateway.max_answer) + (1 << 20),
-        "circuit_breakers": _breakers(_UNBOUND),
-        "typed_extension_protocol_options": {
-            HTTP_OPTIONS: {
-                "@type": TYPE + HTTP_OPTIONS,
-                "explicit_http_config": {
-                    "http2_protocol_options": {
-                        "max_concurrent_streams": STREAMS_PER_CONNECTION[server.transport],
-                        "initial_stream_window_size": 4 << 20,
-                        "initial_connection_window_size": 64 << 20,
-                        "connection_keepalive": {"interval": "30s", "timeout": "10s"},
-                    }
-                },
-            }
-        },
         "health_checks": [
             {
                 "timeout": "2s",
@@ -90,13 +79,36 @@ def _processor(config: Config, name: str) -> Tree:
         },
         # With no healthy worker, try one all the same: it may just have come back.
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+    }
+
+
+def _ours(config: Config, name: str, hosts: Sequence[str], *, streams: int) -> Tree:
+    """A gRPC service of ours. ``streams``: how many share a connection."""
+    cluster: Tree = {
+        "name": name,
+        "type": "STATIC" if all(_is_static(h) for h in hosts) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "circuit_breakers": _breakers(_UNBOUND),
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: {
+                "@type": TYPE + HTTP_OPTIONS,
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        "max_concurrent_streams": streams,
+                        "initial_stream_window_size": 4 << 20,
+                        "initial_connection_window_size": 64 << 20,
+                        "connection_keepalive": {"interval": "30s", "timeout": "10s"},
+                    }
+                },
+            }
+        },
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host)}} for host in hosts]}],
         },
     }
-    if server.tls is not None:
-        tls = server.tls
+    tls = config.server.tls
+    if tls is not None and not hosts[0].startswith("unix:"):
         common: Tree = {"validation_context": {"trusted_ca": {"filename": str(tls.ca)}}, "alpn_protocols": ["h2"]}
         if tls.client is not None:
             common["tls_certificates"] = [
@@ -210,6 +222,7 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
                 **_protocol(provider),
                 "http_filters": [
                     {"name": "envoy.filters.http.ext_proc", "typed_config": upstream_stage(config)},
+                    *accesslog.key_mark(config),
                     {
                         "name": "envoy.filters.http.upstream_codec",
                         "typed_config": {

@@ -15,7 +15,7 @@ import yaml
 from extproc.config.schema import Config
 from extproc.core.call import Model, Target
 from extproc.core.exchange import INTERNAL
-from extproc.envoyconf import clusters, replies
+from extproc.envoyconf import accesslog, clusters, replies
 from extproc.envoyconf.fallback import Fallback, PriorityGroups
 from extproc.filters.routing import MODEL_HEADER
 from extproc.providers.provider import Provider
@@ -211,10 +211,11 @@ def _listener(config: Config, route_table: Tree, directory: Path | None) -> Tree
                 "typed_config": {
                     "@type": f"{TYPE}envoy.extensions.filters.http.router.v3.Router",
                     "suppress_envoy_headers": True,
+                    "upstream_log": accesslog.refused_keys(config),
                 },
             },
         ],
-        "access_log": replies.access_log(gateway.access_log),
+        "access_log": [*replies.access_log(gateway.access_log), *accesslog.ended(config)],
     }
     return {
         "name": "gateway",

@@ -108,6 +108,7 @@ _FIELDS: Final = (
     "provider",
     "target",
     "attempts",
+    "provider_key",
     "input_tokens",
     "output_tokens",
     "cached_tokens",

@@ -1,11 +1,12 @@
 """What one attempt needs of its provider: the model's name there, the path, and the key."""
 
-import random
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from extproc.core.attempt import Attempt
 from extproc.core.errors import PolicyUnavailable
+from extproc.core.evidence import PROVIDER_KEY
+from extproc.providers.pool import Pool
 from extproc.providers.provider import KEY_HEADERS, Provider
 
 
@@ -26,14 +27,17 @@ class TargetFilter:
 class CredentialsFilter:
     """The provider's key in the header where it wants it, and in no other; the operator's headers likewise."""
 
-    def __init__(self, providers: Mapping[str, Provider]) -> None:
+    def __init__(self, providers: Mapping[str, Provider], pools: Mapping[str, Pool]) -> None:
         self._providers = providers
+        self._pools = pools
         self._managed: AbstractSet[str] = {name for p in providers.values() for name in p.headers}
 
     async def on_attempt(self, attempt: Attempt) -> None:
         provider = _provider_of(attempt, self._providers)
-        key = random.choice(provider.keys) if provider.keys else None  # noqa: S311 - which of them is no secret
-        wanted = {**provider.headers, **provider.key_headers(key)}
+        key = self._pools[provider.name].pick(attempt.consumer)
+        # Also where there is no key: what an attempt before this one used must not be blamed for this one's answer.
+        attempt.metadata[PROVIDER_KEY] = f"{provider.name}/{key.id}" if key else ""
+        wanted = {**provider.headers, **provider.key_headers(key.secret if key else None)}
         for name in (*KEY_HEADERS, *self._managed):
             if name not in wanted:
                 attempt.headers.remove(name)

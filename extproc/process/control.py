@@ -5,9 +5,11 @@ When either side goes away the other reads the end of the stream, so no process 
 
 import asyncio
 import socket
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
+
+from extproc.core.evidence import Ended
 
 _LIMIT: Final = 64 << 20  # bytes of one line: a configuration fits
 
@@ -42,8 +44,35 @@ class Reloaded(msgspec.Struct, tag="reloaded"):
     problem: str = ""
 
 
-COMMANDS: Final = msgspec.json.Decoder(Reload | Drain)
-REPORTS: Final = msgspec.json.Decoder(Ready | Reloaded)
+class KeyCooling(msgspec.Struct, tag="key_cooling"):
+    """To a worker: leave this key of the provider alone for so many seconds from now."""
+
+    provider: str
+    key: str
+    seconds: float
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """To a worker: the numbers in use of a consumer, or, with none named, those that are not the ledger's."""
+
+    number: int
+    consumer: str = ""
+
+
+class Answered(msgspec.Struct, tag="answered"):
+    """From a worker: the answer to ``Ask`` of this number; ``problem`` where there is none."""
+
+    number: int
+    lines: list[dict[str, Any]] = []
+    problem: str = ""
+
+
+Command = Reload | Drain | Ended | KeyCooling | Ask
+"""``Ended``: account for this call, whose worker may have died before it could."""
+
+COMMANDS: Final = msgspec.json.Decoder(Command)
+Report = Ready | Reloaded | Answered
+REPORTS: Final = msgspec.json.Decoder(Report)
 
 
 async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -51,7 +80,7 @@ async def open_channel(end: socket.socket) -> tuple[asyncio.StreamReader, asynci
     return await asyncio.open_unix_connection(sock=end, limit=_LIMIT)
 
 
-async def send(writer: asyncio.StreamWriter, message: Reload | Drain | Ready | Reloaded) -> None:
+async def send(writer: asyncio.StreamWriter, message: Command | Report) -> None:
     writer.write(msgspec.json.encode(message) + b"\n")
     await writer.drain()
 

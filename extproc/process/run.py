@@ -1,13 +1,17 @@
 """`serve` and `up`: one life of the whole, from the first configuration to the last call."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
+from extproc.admin.api import Backend
 from extproc.admin.http import AdminServer, application
 from extproc.config.load import ConfigError, parse
 from extproc.envoyconf.files import EnvoyFiles
 from extproc.process.envoy import EnvoyMissingError, EnvoyProcess
 from extproc.process.supervisor import Supervisor, stop_signals
+from extproc.stores.ports import DatabaseUnavailable, Difference
+from extproc.stores.sql import Database, open_database
 from extproc.telemetry import log, metrics
 
 _LOG = log.get()
@@ -22,6 +26,8 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
         files = EnvoyFiles(loaded.config.gateway.directory) if render else None
         supervisor = Supervisor(loaded, content, files=files)
         envoy = _envoy(supervisor, files) if with_envoy and files else None
+        database = open_database(loaded.config.database.url, currency=loaded.config.accounts.currency)
+        await asyncio.to_thread(database.migrate)
     except OSError as error:
         _LOG.error("configuration cannot be read", file=str(file), error=error.strerror)
         return 2
@@ -31,7 +37,12 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
     except EnvoyMissingError as error:
         _LOG.error("no envoy", error=str(error))
         return 1
-    admin = AdminServer(application(supervisor, metrics.exposition), loaded.config.server.http)
+    except (DatabaseUnavailable, ValueError) as error:
+        _LOG.error("no database", error=str(error))
+        return 1
+    exposition = partial(metrics.exposition, metrics.KeysAvailable(supervisor.pools))
+    served = application(supervisor, exposition, _backend(supervisor, database))
+    admin = AdminServer(served, loaded.config.server.http, loaded.config.admin.tls)
     status = 0
     try:
         await admin.start()
@@ -49,7 +60,24 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
             await envoy.stop(supervisor.config.server.drain)
         await supervisor.stop(notice=0 if envoy else supervisor.config.server.notice)
         await admin.stop()
+        await asyncio.to_thread(database.close)
     return status
+
+
+def _backend(supervisor: Supervisor, database: Database) -> Backend:
+    async def verify() -> list[Difference]:
+        found = await asyncio.to_thread(database.ledger.verify)
+        return found + [Difference(**line) for line in await supervisor.ask()]
+
+    return Backend(
+        register=database.register,
+        ledger=database.ledger,
+        config=lambda: supervisor.config,
+        tokens=lambda: supervisor.admin_tokens,
+        pools=supervisor.pools,
+        verify=verify,
+        quota=supervisor.ask,
+    )
 
 
 def _envoy(supervisor: Supervisor, files: EnvoyFiles) -> EnvoyProcess:

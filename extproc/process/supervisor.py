@@ -10,19 +10,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from extproc.app import Build, build
+from extproc.app import Parts, check
 from extproc.config.load import ConfigError, Loaded, Problem, parse
 from extproc.config.schema import Config
+from extproc.core.evidence import Ended
 from extproc.core.tasks import Tasks
 from extproc.envoyconf.files import EnvoyFiles
 from extproc.envoyconf.render import Resources, resources
-from extproc.process.control import REPORTS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
+from extproc.process.accesslog import AccessLog
+from extproc.process.control import (
+    REPORTS,
+    Answered,
+    Ask,
+    Command,
+    Drain,
+    KeyCooling,
+    Ready,
+    Reload,
+    Reloaded,
+    open_channel,
+    receive,
+    send,
+)
 from extproc.process.envoy import EnvoyAdmin
 from extproc.process.watch import changes
+from extproc.providers.pool import Pools
 from extproc.telemetry import log, metrics
 
 _LOG = log.get()
 _START: Final = 30.0  # seconds for a worker to listen
+_ANSWER: Final = 60.0  # seconds for a worker to compare all its numbers with the ledger
 _LATE: Final = 15.0  # seconds that a draining worker may take beyond its grace
 _BACKOFF: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that keeps ending is started again
 _LINGER: Final = 900.0  # seconds that clusters out of use stay, for calls that wait for a first byte and then retry
@@ -62,14 +79,18 @@ class Supervisor:
     def __init__(self, loaded: Loaded, content: bytes, *, files: EnvoyFiles | None = None) -> None:
         self._loaded = loaded
         self._content = content
-        self._built = build(loaded)
+        self._keys = Pools(time.monotonic)
+        self._built = check(loaded, self._keys)
         self._files = files
         self._made = self._render(loaded, self._built)
         self._generation = 0
+        self._told = 0
+        self._asked: dict[int, asyncio.Future[Answered]] = {}
         self._leaving: dict[str, dict[str, Any]] = {}
         self._tasks = Tasks()
         self._stopping = False
         self._admin = EnvoyAdmin(loaded.config.gateway.admin)
+        self._access_log = AccessLog(loaded.config.server, self._keys, tell_one=self._tell_one, tell_all=self._tell_all)
         self.workers = [Worker(i) for i in range(loaded.config.server.workers)]
         self.config_state = ConfigState(loaded.digest, time.time())
         metrics.CONFIG_OK.set(1)
@@ -78,6 +99,11 @@ class Supervisor:
     @property
     def config(self) -> Config:
         return self._loaded.config
+
+    @property
+    def admin_tokens(self) -> tuple[bytes, ...]:
+        """SHA-256 of those in force."""
+        return self._loaded.admin_tokens
 
     @property
     def ready(self) -> bool:
@@ -111,12 +137,18 @@ class Supervisor:
             ],
         }
 
+    def pools(self) -> list[dict[str, Any]]:
+        """Every key of every provider: whether it is used, and what was last held against it. Never the key."""
+        wall = time.time()
+        return [{"provider": name, **key} for name, pool in self._built.pools.items() for key in pool.state(wall)]
+
     # --- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """All workers listen when this returns. Raises RuntimeError when one cannot."""
+        """All workers listen when this returns. Raises RuntimeError or OSError when one cannot, or we ourselves."""
         if self._files is not None:
             self._files.write_all(self.config, self._made, self._version())
+        await self._access_log.start()
         for worker in self.workers:
             self._tasks.spawn(self._keep(worker))
         try:
@@ -129,6 +161,7 @@ class Supervisor:
     async def stop(self, *, notice: float) -> None:
         """Drain the workers, then end them. ``notice``: seconds for health checks to see it."""
         self._stopping = True
+        await self._access_log.stop()
         drain = Drain(notice, self.config.server.drain)
         await asyncio.gather(*(self._end(w, drain) for w in self.workers))
         await self._tasks.cancel()
@@ -180,6 +213,11 @@ class Supervisor:
     async def _listen(self, worker: Worker) -> None:
         assert worker.reader is not None  # noqa: S101 - set by _run
         while (report := await receive(worker.reader, REPORTS)) is not None:
+            if isinstance(report, Answered):
+                asked = self._asked.get(report.number)
+                if asked is not None and not asked.done():
+                    asked.set_result(report)
+                continue
             worker.digest = report.digest
             if isinstance(report, Ready):
                 worker.state = "serving"
@@ -187,6 +225,8 @@ class Supervisor:
                 self._count_workers()
                 _LOG.info("worker serves", worker=worker.index, config=report.digest)
                 await self._catch_up(worker)
+                for provider, key, seconds in self._keys.cooling():
+                    await self._try_to_tell(worker, KeyCooling(provider, key, seconds))
             else:
                 worker.answers.put_nowait(report)
 
@@ -204,9 +244,50 @@ class Supervisor:
             await process.wait()
 
     @staticmethod
-    async def _tell(worker: Worker, command: Reload | Drain) -> None:
+    async def _tell(worker: Worker, command: Command) -> None:
         if worker.writer is not None:
             await send(worker.writer, command)
+
+    async def _try_to_tell(self, worker: Worker, command: Command) -> bool:
+        try:
+            await self._tell(worker, command)
+        except ConnectionError:
+            return False  # it is going down
+        return True
+
+    async def _tell_one(self, call: Ended) -> bool:
+        """Some worker, each in turn."""
+        serving = [w for w in self.workers if w.state == "serving"]
+        if not serving:
+            return False
+        self._told += 1
+        return await self._try_to_tell(serving[self._told % len(serving)], call)
+
+    async def ask(self, consumer: str = "") -> list[dict[str, Any]]:
+        """What a worker says of the numbers in use: see ``control.Ask``. Raises RuntimeError with the reason."""
+        serving = [w for w in self.workers if w.state == "serving"]
+        if not serving:
+            raise RuntimeError("no worker serves")
+        self._told += 1
+        number, answer = self._told, asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            async with asyncio.timeout(_ANSWER):
+                await self._tell(serving[number % len(serving)], Ask(number, consumer))
+                told: Answered = await answer
+        except (ConnectionError, TimeoutError):
+            raise RuntimeError("the worker did not answer") from None
+        finally:
+            del self._asked[number]
+        if told.problem:
+            raise RuntimeError(told.problem)
+        return told.lines
+
+    async def _tell_all(self, cooling: KeyCooling) -> None:
+        """Also those that drain: their calls may still be tried anew. One that starts is told when it serves."""
+        for worker in self.workers:
+            if worker.state in ("serving", "draining"):
+                await self._try_to_tell(worker, cooling)
 
     def _count_workers(self) -> None:
         for state in ("starting", "serving", "down", "draining"):
@@ -233,12 +314,12 @@ class Supervisor:
         else:
             await self._adopt(loaded, content, built, made)
 
-    def _prepare(self, content: bytes, file: Path) -> tuple[Loaded, Build, Resources]:
+    def _prepare(self, content: bytes, file: Path) -> tuple[Loaded, Parts, Resources]:
         loaded = parse(content, file)
-        built = build(loaded)
+        built = check(loaded, self._keys)
         return loaded, built, self._render(loaded, built)
 
-    def _render(self, loaded: Loaded, built: Build) -> Resources:
+    def _render(self, loaded: Loaded, built: Parts) -> Resources:
         directory = self._files.directory if self._files else None
         try:
             return resources(loaded.config, built.models, built.providers, directory=directory)
@@ -249,13 +330,20 @@ class Supervisor:
         """What a running process cannot change."""
         old, fresh = self.config, new.config
         problems = []
-        if old.server != fresh.server:
-            problems.append(Problem("server", "changed, which takes effect with a restart only; nothing was applied"))
+        problems += [
+            Problem(part, "changed, which takes effect with a restart only; nothing was applied")
+            for part in ("server", "state", "database")
+            if getattr(old, part) != getattr(fresh, part)
+        ]
+        if old.accounts.currency != fresh.accounts.currency:
+            problems.append(Problem("accounts.currency", "changed, which takes effect with a restart only"))
         problems += [
             Problem(f"gateway.{name}", "changed, which takes effect with a restart only; nothing was applied")
             for name in ("admin", "directory", "concurrency")
             if getattr(old.gateway, name) != getattr(fresh.gateway, name)
         ]
+        if old.admin.tls != fresh.admin.tls:
+            problems.append(Problem("admin.tls", "changed, which takes effect with a restart only"))
         if problems:
             raise ConfigError(new.file, problems)
 
@@ -282,7 +370,7 @@ class Supervisor:
             with contextlib.suppress(ConnectionError):
                 await self._tell(worker, Reload(self._content))
 
-    async def _adopt(self, loaded: Loaded, content: bytes, built: Build, made: Resources) -> None:
+    async def _adopt(self, loaded: Loaded, content: bytes, built: Parts, made: Resources) -> None:
         before, self._made = self._made, made
         self._loaded, self._content, self._built = loaded, content, built
         self.config_state = ConfigState(loaded.digest, time.time())

@@ -11,8 +11,23 @@ from pathlib import Path
 from extproc.app import App, Build, build
 from extproc.config.load import ConfigError, parse
 from extproc.config.schema import Config
+from extproc.core.evidence import Ended
 from extproc.core.tasks import Tasks
-from extproc.process.control import COMMANDS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
+from extproc.process.control import (
+    COMMANDS,
+    Answered,
+    Ask,
+    Drain,
+    KeyCooling,
+    Ready,
+    Reload,
+    Reloaded,
+    open_channel,
+    receive,
+    send,
+)
+from extproc.process.services import WorkerServices
+from extproc.stores.ports import DatabaseUnavailable, StateUnavailable
 from extproc.telemetry import log
 from extproc.wire.driver import OpenSession, Server, Tls
 from extproc.wire.names import worker_address
@@ -51,27 +66,36 @@ async def run(file: Path, index: int, control: socket.socket) -> int:
     first = await receive(reader, COMMANDS)
     if not isinstance(first, Reload):
         return 0
-    config, built = await asyncio.to_thread(_build, first.content, file)
-    app = App(built)
+    loaded = await asyncio.to_thread(parse, first.content, file)
+    config = loaded.config
+    try:
+        services = await WorkerServices.open(config, index)
+    except (DatabaseUnavailable, StateUnavailable) as reason:
+        _LOG.critical("the accounts cannot be kept, so no calls are taken", worker=index, error=str(reason))
+        return 1
+    app = App(await asyncio.to_thread(build, loaded, services.services()))
+    services.start(lambda: app.current)
     gc.collect()
     gc.freeze()  # what is here now stays; collections need not look at it again
     server = make_server(config, index, app.open_session)
     await server.start()
     await send(writer, Ready(app.digest))
     tasks = Tasks()
-    told, ended = tasks.spawn(_obey(reader, writer, app, file)), tasks.spawn(server.wait())
+    told, ended = tasks.spawn(_obey(reader, writer, app, file, services)), tasks.spawn(server.wait())
     await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
         error = None if ended.cancelled() else ended.exception()
         _LOG.critical("the server has ended by itself", worker=index, error=repr(error))
         await server.stop(0)  # calls in flight are settled
         await tasks.cancel()
+        await services.close()
         return 1
     drain = told.result()
     await server.drain()
     await asyncio.sleep(drain.notice)
     await server.stop(drain.grace)
     await tasks.cancel()
+    await services.close()
     return 0
 
 
@@ -82,23 +106,41 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, app: App, file: Path) -> Drain:
-    """Take new configurations until the supervisor says drain, or is gone."""
+async def _obey(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, app: App, file: Path, services: WorkerServices
+) -> Drain:
+    """Do what the supervisor says until it says drain, or is gone."""
+    tasks = Tasks()
     while (command := await receive(reader, COMMANDS)) is not None:
-        if isinstance(command, Drain):
-            return command
-        await send(writer, await _reload(app, command.content, file))
+        match command:
+            case Drain():
+                return command
+            case Reload():
+                await send(writer, await _reload(app, command.content, file, services))
+            case Ended():
+                services.on_ended(command, app.current)
+            case KeyCooling():
+                services.keys.cool(command.provider, command.key, command.seconds)
+            case Ask():
+                tasks.spawn(_answer(writer, command, app, services))
     return Drain(0, 0)
 
 
-def _build(content: bytes, file: Path) -> tuple[Config, Build]:
-    loaded = parse(content, file)
-    return loaded.config, build(loaded)
-
-
-async def _reload(app: App, content: bytes, file: Path) -> Reloaded:
+async def _answer(writer: asyncio.StreamWriter, ask: Ask, app: App, services: WorkerServices) -> None:
     try:
-        _, new = await asyncio.to_thread(_build, content, file)
+        lines = await services.numbers(ask.consumer, app.current)
+    except (DatabaseUnavailable, StateUnavailable) as error:
+        await send(writer, Answered(ask.number, problem=str(error)))
+    else:
+        await send(writer, Answered(ask.number, lines))
+
+
+async def _reload(app: App, content: bytes, file: Path, services: WorkerServices) -> Reloaded:
+    def make() -> Build:
+        return build(parse(content, file), services.services())
+
+    try:
+        new = await asyncio.to_thread(make)
     except ConfigError as error:
         return Reloaded(app.digest, str(error))
     app.swap(new)

@@ -72,13 +72,7 @@ class GrpcioServer:
             server.add_generic_rpc_handlers(tuple(self._handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        path = unix_path(self._address)
-        if path is None:
-            self._bind(server, self._address)
-        else:
-            with placing(path) as place:
-                self._bind(server, f"unix:{place}")
-            self._file = SocketFile.at(path)
+        self._file = bind(server, self._address, self._tls)
         await server.start()
         self._server = server
 
@@ -99,19 +93,6 @@ class GrpcioServer:
             structlog.get_logger("extproc.wire").warning("streams do not end", streams=len(self._streams))
         await self._streams.settle()
 
-    def _bind(self, server: Any, address: str) -> None:
-        if self._tls is None:
-            server.add_insecure_port(address)
-            return
-        self._tls.check()
-        ca = self._tls.client_ca
-        credentials = grpc.ssl_server_credentials(
-            [(self._tls.key.read_bytes(), self._tls.cert.read_bytes())],
-            root_certificates=None if ca is None else ca.read_bytes(),
-            require_client_auth=ca is not None,
-        )
-        server.add_secure_port(address, credentials)
-
     async def _process(self, _: object, context: Any) -> None:
         async def read() -> list[bytes] | None:
             message = await context.read()
@@ -126,3 +107,28 @@ class GrpcioServer:
             await stream.run(read)
         except StreamError as error:
             await context.abort(error.code, error.text)
+
+
+def bind(server: Any, address: str, tls: Tls | None) -> SocketFile | None:
+    """Have a server listen on ``unix:path`` or ``host:port``. Raises OSError or RuntimeError where it cannot."""
+    path = unix_path(address)
+    if path is None:
+        _add_port(server, address, tls)
+        return None
+    with placing(path) as place:
+        _add_port(server, f"unix:{place}", tls)
+    return SocketFile.at(path)
+
+
+def _add_port(server: Any, address: str, tls: Tls | None) -> None:
+    if tls is None:
+        server.add_insecure_port(address)
+        return
+    tls.check()
+    ca = tls.client_ca
+    credentials = grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())],
+        root_certificates=None if ca is None else ca.read_bytes(),
+        require_client_auth=ca is not None,
+    )
+    server.add_secure_port(address, credentials)

@@ -17,6 +17,9 @@ ATTRIBUTES: Final[dict[str, str]] = {
 """Attribute expression, as Envoy is configured to send it → our name for it."""
 
 
+KEY_HEADER: Final = "x-extproc-provider-key"
+"""What Envoy notes on a provider's answer, for its own log: the key that the attempt was made with."""
+
 HEADERS_TO_US: Final = (
     ":method",
     ":path",

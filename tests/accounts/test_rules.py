@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from extproc.accounts.rules import Counters, Rule, Rules
+from extproc.accounts.rules import Counters, Rule, Rules, quotas
 from extproc.core.call import Consumer
 from extproc.stores.ports import Scope
 
@@ -108,3 +108,17 @@ def test_scope(rule: Rule, scope: Scope) -> None:
     (counter,) = Counters(Rules(consumers={"acme": [rule]})).of(ACME, "gpt-4", NOW)
 
     assert counter.scope == scope
+
+
+def test_quotas() -> None:
+    """Each number of a quota comes once, whoever shares it; windows and open calls are not numbers of the ledger."""
+    rules = Rules(
+        everybody=[Rule("quota", "money", 5, per="day"), Rule("window", "tokens", 9, per="minute")],
+        consumers={"a": [Rule("quota", "tokens", 1, model="gpt*"), Rule("concurrent", "concurrent", 1)]},
+    )
+    found = quotas(rules, [Consumer("a"), Consumer("b")], ["gpt-1", "gpt-2", "qwen"], NOW)
+
+    assert [counter.key for counter in found] == [
+        "all/money/day/2026-11-25@UTC",
+        "consumer:a/model:gpt*/tokens/total/total",
+    ]

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.accounts.rules import Rule, Rules
-from extproc.accounts.verify import differences, quotas
-from extproc.core.call import Consumer
+from extproc.accounts.verify import differences
 from extproc.stores.memory import MemoryState
 from extproc.stores.ports import Amounts, Counter, Difference, Loaded, Row, Scope
 from extproc.stores.sql import Database, open_database
@@ -70,17 +68,3 @@ async def test_a_call_that_ends_meanwhile(database: Database, monkeypatch: pytes
     monkeypatch.setattr(database.ledger, "load", late)
     assert await differences(state, database.ledger, [quota("acme")], now=NOW, pause=0) == []
     assert len(looks) == 2
-
-
-def test_quotas() -> None:
-    """Each number of a quota comes once, whoever shares it; windows and open calls are not numbers of the ledger."""
-    rules = Rules(
-        everybody=[Rule("quota", "money", 5, per="day"), Rule("window", "tokens", 9, per="minute")],
-        consumers={"a": [Rule("quota", "tokens", 1, model="gpt*"), Rule("concurrent", "concurrent", 1)]},
-    )
-    found = quotas(rules, [Consumer("a"), Consumer("b")], ["gpt-1", "gpt-2", "qwen"], NOW)
-
-    assert [counter.key for counter in found] == [
-        "all/money/day/2027-01-15@UTC",
-        "consumer:a/model:gpt*/tokens/total/total",
-    ]

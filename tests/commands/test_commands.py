@@ -309,7 +309,8 @@ def test_ledger_verify(run: Run) -> None:
     (difference,) = json.loads(wrong.stdout)
     assert (wrong.exit_code, difference["ledger"], difference["found"]) == (1, 2, 3)
     assert (shown.exit_code, len(shown.stdout.splitlines())) == (1, 2)
-    assert (mended.exit_code, mended.stderr) == (0, "totals made anew: 1\n")
+    assert (mended.exit_code, mended.stderr.splitlines()[0]) == (0, "totals made anew: 1")
+    assert "no numbers are in use" in mended.stderr or "not compared" in mended.stderr
     assert good(run("ledger", "verify", "--format", "csv")) == "where,ledger,found\n"
 
 

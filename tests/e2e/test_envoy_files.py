@@ -1,6 +1,9 @@
 """The files of envoy/ start as they are, serve a call, and hold nothing that `extproc envoy lint` would mind."""
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from extproc.demo.gateway import Gateway, free_port
 from extproc.demo.stub import Behaviour, StubProvider, running
 from extproc.demo.waiting import until
 from extproc.envoyconf.lint import lint
+from extproc.stores.sql import open_database
 
 pytestmark = pytest.mark.e2e
 
@@ -27,10 +31,12 @@ class Beside:
     def __init__(self, local: StubProvider, shop: StubProvider) -> None:
         self.local = local
         self.shop = shop
-        self._grpc = free_port()
+        self._grpc, self._access_log = free_port(), free_port()
         config: dict[str, Any] = yaml.safe_load((FILES / "extproc.yaml").read_text())
         config["server"]["grpc"] = f"127.0.0.1:{self._grpc}"
+        config["server"]["access_log"] = f"127.0.0.1:{self._access_log}"
         config["providers"]["local"]["base_url"] = local.base_url
+        self.config = config
         environment = {"DEEPSEEK_API_KEY": "pk-deepseek-0123456789", "TEAM_A_KEY": "sk-team-a-0123456789"}
         self.server = Gateway(config, command="serve", environment=environment)
 
@@ -40,6 +46,7 @@ class Beside:
             "8080": self.server.url,
             "9901": self.server.envoy,
             "9002": f":{self._grpc}",
+            "9010": f":{self._access_log}",
             "8000": f":{self.local.port}",
             "8001": f":{self.shop.port}",
         }
@@ -107,6 +114,38 @@ def test_no_server_no_call(beside: Beside, name: str) -> None:
     assert beside.local.hits == 0
     if name == "static":
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "policy_unavailable")
+
+
+@pytest.mark.parametrize("name", ["static", "snippet"])
+def test_what_envoy_tells_later(beside: Beside, name: str) -> None:
+    """A key that its provider refuses is left alone, and a call that a dying worker cuts is charged."""
+    beside.config["providers"]["local"]["keys"] = [{"value": "pk-local-0123456789"}]
+    beside.server.write(beside.config)
+    database = open_database(f"sqlite:///{beside.server.directory}/extproc.db")
+    with beside.envoy(name), closing(database):
+        until(lambda: beside.chat().status_code == 200, "a call is answered")
+        until(lambda: "authorization" in beside.local.requests[-1].headers or beside.chat().is_error, "it has a key")
+        beside.local.behaviour = Behaviour(status=401)
+        refused = beside.chat()
+        until(lambda: '"event":"key refused"' in beside.server.log(), "the key is left alone")
+
+        beside.local.behaviour = Behaviour(events=500, pace=0.02)
+        host = {**KEY, "host": "llm.example.com"}
+        body = chat("chat", stream=True)
+        with httpx.stream("POST", beside.server.url + CHAT, json=body, headers=host, timeout=30) as answer:
+            pieces = answer.iter_bytes()
+            next(pieces)
+            os.kill(beside.server.health()["workers"][0]["pid"], signal.SIGKILL)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+        until(lambda: any(row.code == "worker_died" for row in database.ledger.rows(limit=100)), "it is charged")
+        (row,) = [row for row in database.ledger.rows(limit=100) if row.code == "worker_died"]
+
+    assert refused.status_code == 502
+    assert "x-extproc-provider-key" not in refused.headers
+    assert (row.call_id, row.consumer, row.model) == (answer.headers["x-extproc-call-id"], "team-a", "chat")
+    assert (row.provider, row.target) == ("local", "Qwen/Qwen3-8B")
+    assert row.output > 0
 
 
 def test_a_dead_primary_in_the_static_file(beside: Beside) -> None:

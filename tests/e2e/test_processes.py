@@ -7,11 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 import pytest
+from redis_server import RedisServer
 
 from extproc.demo.client import Client
 from extproc.demo.gateway import Gateway
@@ -30,15 +32,21 @@ def _stub() -> Iterator[StubProvider]:
         yield stub
 
 
+@pytest.fixture(name="redis")
+def _redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
 @pytest.fixture(name="transport", params=["grpcio", "granian"])
 def _transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def configuration(stub: StubProvider, **server: Any) -> dict[str, Any]:
+def configuration(stub: StubProvider, redis: RedisServer | None = None, **server: Any) -> dict[str, Any]:
     return {
         "server": server,
-        "state": {"url": "redis://127.0.0.1:1"} if server.get("workers", 1) > 1 else {"url": "memory://"},
+        "state": {"url": redis.url} if redis else {"url": "memory://"},
         "providers": {"stub": {"base_url": stub.base_url}},
         "models": {"m": {"route": [[{"provider": "stub"}]]}},
         "consumers": {"acme": {"keys": [{"value": KEY}]}},
@@ -108,9 +116,9 @@ def test_a_stream_whose_worker_dies_is_cut(stub: StubProvider, transport: str) -
     assert len(begun) == 10
 
 
-def test_one_of_two_workers_killed(stub: StubProvider, transport: str) -> None:
+def test_one_of_two_workers_killed(stub: StubProvider, transport: str, redis: RedisServer) -> None:
     """The other goes on; only calls that the dead one held are lost, and it is started again."""
-    with Gateway(configuration(stub, transport=transport, workers=2)) as gateway:
+    with Gateway(configuration(stub, redis, transport=transport, workers=2)) as gateway:
         assert len(worker_pids(gateway)) == 2
         client = Client(gateway.url, KEY)
         first = [client.chat("m", "hi").status for _ in range(20)]
@@ -125,9 +133,9 @@ def test_one_of_two_workers_killed(stub: StubProvider, transport: str) -> None:
     assert after[-30:] == [200] * 30
 
 
-def test_each_worker_serves_any_attempt(stub: StubProvider, transport: str) -> None:
+def test_each_worker_serves_any_attempt(stub: StubProvider, transport: str, redis: RedisServer) -> None:
     """With two workers the stages of a call meet different processes, and nothing is lost between them."""
-    with Gateway(configuration(stub, transport=transport, workers=2)) as gateway:
+    with Gateway(configuration(stub, redis, transport=transport, workers=2)) as gateway:
         client = Client(gateway.url, KEY)
         statuses = {client.chat("m", "hi").status for _ in range(60)}
         until(lambda: 'extproc_attempts_total{number="1",provider="stub",target="m"} 60.0' in gateway.metrics(), "60")
@@ -232,9 +240,9 @@ def test_a_crowd_that_hangs_up(stub: StubProvider, transport: str) -> None:
         until(lambda: "extproc_streams_open 0.0" in gateway.metrics(), "nothing stays open")
 
 
-def test_nothing_is_left_running(stub: StubProvider, transport: str) -> None:
+def test_nothing_is_left_running(stub: StubProvider, transport: str, redis: RedisServer) -> None:
     """When `up` ends, its workers and its Envoy have ended."""
-    with Gateway(configuration(stub, transport=transport, workers=2)) as gateway:
+    with Gateway(configuration(stub, redis, transport=transport, workers=2)) as gateway:
         pids = [*worker_pids(gateway), gateway.pid]
         assert all(_alive(pid) for pid in pids)
         gateway.stop()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from extproc.app import Build, build
+from extproc.app import Parts, check
 from extproc.config.load import Loaded, parse
 from extproc.envoyconf.clusters import HTTP_OPTIONS
 from extproc.envoyconf.render import Resources, resources, static
@@ -40,9 +40,9 @@ MANY: Tree = {
 }
 
 
-def load(tree: Tree) -> tuple[Loaded, Build]:
+def load(tree: Tree) -> tuple[Loaded, Parts]:
     loaded = parse(json.dumps(tree).encode(), Path("extproc.yaml"))  # JSON is YAML, and no name in it is a number
-    return loaded, build(loaded)
+    return loaded, check(loaded)
 
 
 def rendered(tree: Tree, directory: Path | None = None) -> Resources:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from extproc.app import build
+from extproc.app import check
 from extproc.config.load import parse
 from extproc.envoyconf.lint import Finding, lint
 from extproc.envoyconf.render import resources, static
@@ -28,15 +28,15 @@ MANAGER = f"{LISTENER}.filter_chains[0].filters[0].typed_config"
 STAGE = f"{MANAGER}.http_filters[0].typed_config"
 ROUTE = f"{MANAGER}.route_config.virtual_hosts[0].routes[0]"
 OPTIONS = "typed_extension_protocol_options.envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-NEAR = "static_resources.clusters[2]"
-FAR = "static_resources.clusters[3]"
+NEAR = "static_resources.clusters[3]"
+FAR = "static_resources.clusters[4]"
 UPSTREAM = f"{NEAR}.{OPTIONS}.http_filters[0].typed_config"
 
 
 @pytest.fixture(name="good", scope="module")
 def _good() -> Any:
     loaded = parse(CONFIG.encode(), Path("extproc.yaml"))
-    built = build(loaded)
+    built = check(loaded)
     return yaml.safe_load(static(loaded.config, resources(loaded.config, built.models, built.providers)))
 
 
@@ -102,6 +102,8 @@ WRONG = [
     (f"{MANAGER}.stream_idle_timeout", "60s", "stream-idle-timeout", "warning"),
     (f"{MANAGER}.early_header_mutation_extensions", None, "spoofable-header", "warning"),
     (f"{MANAGER}.access_log", None, "access-log", "info"),
+    (f"{MANAGER}.access_log", None, "access-log-service", "info"),
+    (f"{MANAGER}.http_filters[1].typed_config.upstream_log", None, "access-log-service", "info"),
     (f"{MANAGER}.http_filters[0].disabled", True, "bypass", "error"),
     (f"{ROUTE}.route.timeout", None, "route-timeout", "warning"),
     (f"{ROUTE}.route.timeout", "20s", "route-timeout", "warning"),
@@ -295,7 +297,7 @@ def test_discovery_files_are_read_too(good: Any) -> None:
         {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", **c}
         for c in copy.deepcopy(good["static_resources"]["clusters"])
     ]
-    del clusters[2]["circuit_breakers"]
+    del clusters[3]["circuit_breakers"]
     text = yaml.safe_dump_all([{"resources": [listener]}, {"resources": clusters}], sort_keys=False)
 
     assert {"circuit-breaker", "max-retries"} == {f.rule for f in lint(text)}

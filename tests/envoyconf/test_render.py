@@ -89,6 +89,8 @@ def test_sizes() -> None:
     assert made.listeners[0]["per_connection_buffer_limit_bytes"] >= largest
     assert made.routes[0]["virtual_hosts"][0]["request_body_buffer_limit"] == 16 << 20
     for cluster in made.clusters:
+        if cluster["name"] == "extproc-access-log":
+            continue  # bodies do not go there
         assert cluster["per_connection_buffer_limit_bytes"] >= largest
 
 
@@ -101,10 +103,13 @@ def test_our_filter_is_the_first_and_the_router_the_last() -> None:
 
 @pytest.mark.parametrize(("setting", "log"), [("-", "StdoutAccessLog"), ("a.log", "FileAccessLog"), ("", None)])
 def test_access_log(setting: str, log: str | None) -> None:
-    """To standard output, to a file, or none."""
+    """To standard output, to a file, or none; and to our own service in any case."""
     found = manager(rendered({**ONE, "gateway": {"access_log": setting}}))["access_log"]
 
-    assert [x["typed_config"]["@type"].rpartition(".")[2] for x in found] == ([log] if log else [])
+    assert [x["typed_config"]["@type"].rpartition(".")[2] for x in found] == [
+        *([log] if log else []),
+        "HttpGrpcAccessLogConfig",
+    ]
 
 
 def test_routes_of_their_own(tmp_path: Path) -> None:
@@ -128,6 +133,7 @@ def test_each_target_once() -> None:
     assert set(names) == {
         "extproc-router-stage",
         "extproc-upstream-stage",
+        "extproc-access-log",
         "near/R1",
         "six/deepseek-r1",
         "far/deepseek-chat",

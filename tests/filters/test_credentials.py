@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fakes import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from extproc.core.secret import Secret
 from extproc.dialects.document import Document
 from extproc.dialects.endpoints import BY_NAME
 from extproc.filters.credentials import CredentialsFilter, TargetFilter
+from extproc.providers.pool import Pools, key_id
 from extproc.providers.provider import KEY_HEADERS, Provider
 
 
@@ -33,6 +35,9 @@ PROVIDERS = {
         provider("keyless", keyed=False, headers={"x-tenant": "t1", "x-region": "south"}),
         provider("query", query={"version": "2"}),
     )
+}
+POOLS = {
+    name: Pools(Clock()).pool(name, [(key, 1, "") for key in provider.keys]) for name, provider in PROVIDERS.items()
 }
 KEYS = {
     "bearer": {"authorization": "Bearer key-of-bearer"},
@@ -59,7 +64,7 @@ async def attempt(name: str, sent: dict[str, str], number: int = 1, **fields: An
     endpoint = BY_NAME["messages" if name == "claude" else "chat"]
     document = Document.parse(msgspec.json.encode({"model": "gpt", **fields}))
     this = Attempt("call-1", "gpt", endpoint, "a=1", name, f"{name}-model", number, document, headers)
-    for each in (TargetFilter(PROVIDERS), CredentialsFilter(PROVIDERS)):
+    for each in (TargetFilter(PROVIDERS), CredentialsFilter(PROVIDERS, POOLS)):
         await each.on_attempt(this)
     changed, removed = headers.take_changes()
     applied = {k: v for k, v in sent.items() if k not in removed} | changed
@@ -115,7 +120,7 @@ async def test_removed_though_unseen() -> None:
     headers = Headers()
     document = Document.parse(b'{"model":"gpt"}')
     this = Attempt("call-1", "gpt", BY_NAME["chat"], "", "keyless", "m", 1, document, headers)
-    await CredentialsFilter(PROVIDERS).on_attempt(this)
+    await CredentialsFilter(PROVIDERS, POOLS).on_attempt(this)
 
     assert headers.take_changes()[1] == set(KEY_HEADERS)
 
@@ -134,21 +139,65 @@ async def test_usage_is_asked_for() -> None:
     assert msgspec.json.decode(body)["stream_options"] == {"x": 1, "include_usage": True}
 
 
-async def test_one_of_several_keys() -> None:
-    """Of several keys each is used."""
-    several = Provider.build("many", base_url="https://a.example/v1", keys=[Secret(f"key-{n}") for n in range(3)])
-    used = set()
-    for _ in range(100):
+class Several:
+    """A provider with three keys, and attempts at it by whom we like."""
+
+    def __init__(self, by: Any) -> None:
+        self.clock = Clock()
+        self.pools = Pools(self.clock)
+        self.secrets = [Secret(f"key-{n}") for n in range(3)]
+        self._provider = Provider.build("many", base_url="https://a.example/v1", keys=self.secrets)
+        pool = self.pools.pool("many", [(secret, 1, "") for secret in self.secrets], by=by)
+        self._filter = CredentialsFilter({"many": self._provider}, {"many": pool})
+
+    async def used(self, consumer: str = "acme") -> int:
+        """The number of the key that an attempt gets. Its id is in the metadata, the key is not."""
         headers = Headers()
         document = Document.parse(b'{"model":"gpt"}')
-        this = Attempt("call-1", "gpt", BY_NAME["chat"], "", "many", "m", 1, document, headers)
-        await CredentialsFilter({"many": several}).on_attempt(this)
-        used.add(headers["authorization"])
+        this = Attempt("call-1", "gpt", BY_NAME["chat"], "", "many", "m", 1, document, headers, consumer)
+        await self._filter.on_attempt(this)
+        secret = headers["authorization"].removeprefix("Bearer ")
+        assert this.metadata == {"provider_key": f"many/{key_id(Secret(secret))}"}
+        return int(secret.removeprefix("key-"))
 
-    assert used == {"Bearer key-0", "Bearer key-1", "Bearer key-2"}
+
+async def test_each_of_several_keys() -> None:
+    """They take turns."""
+    several = Several("least_used")
+
+    assert [await several.used() for _ in range(6)] == [0, 1, 2, 0, 1, 2]
 
 
-@pytest.mark.parametrize("each", [TargetFilter(PROVIDERS), CredentialsFilter(PROVIDERS)])
+async def test_a_key_of_ones_own() -> None:
+    """Sticky: a consumer keeps its key, and all keys have consumers."""
+    several = Several("sticky")
+    names = [f"consumer-{n}" for n in range(50)]
+    before = {name: await several.used(name) for name in names}
+
+    assert {name: await several.used(name) for name in names} == before
+    assert set(before.values()) == {0, 1, 2}
+
+
+async def test_a_key_that_was_refused() -> None:
+    """No attempt uses it until it has cooled down."""
+    several = Several("least_used")
+    several.pools.failed("many", key_id(several.secrets[1]), 401, None)
+
+    assert {await several.used() for _ in range(10)} == {0, 2}
+    several.clock.now += 301
+    assert {await several.used() for _ in range(10)} == {0, 1, 2}
+
+
+async def test_no_key() -> None:
+    """The attempt says so, lest its answer be held against the key of the attempt before."""
+    document = Document.parse(b'{"model":"gpt"}')
+    this = Attempt("call-1", "gpt", BY_NAME["chat"], "", "keyless", "m", 2, document, Headers())
+    await CredentialsFilter(PROVIDERS, POOLS).on_attempt(this)
+
+    assert this.metadata == {"provider_key": ""}
+
+
+@pytest.mark.parametrize("each", [TargetFilter(PROVIDERS), CredentialsFilter(PROVIDERS, POOLS)])
 async def test_unknown_provider(each: TargetFilter | CredentialsFilter) -> None:
     """A provider that this configuration does not know gets nothing."""
     document = Document.parse(b'{"model":"gpt"}')

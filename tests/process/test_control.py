@@ -9,7 +9,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from extproc.process.control import COMMANDS, REPORTS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
+from extproc.core.evidence import Ended
+from extproc.process.control import (
+    COMMANDS,
+    REPORTS,
+    Drain,
+    KeyCooling,
+    Ready,
+    Reload,
+    Reloaded,
+    open_channel,
+    receive,
+    send,
+)
 
 
 @dataclass
@@ -34,6 +46,8 @@ async def _line() -> AsyncIterator[tuple[End, End]]:
         (Reload(b"models: {}\n"), COMMANDS),
         (Reload(bytes(range(256))), COMMANDS),
         (Drain(notice=3.0, grace=0.25), COMMANDS),
+        (KeyCooling("deepseek/cn", "0a1b2c3d", 12.5), COMMANDS),
+        (Ended(call={"call_id": "call-1", "prompt_tokens": 12.0}, flags=("local_reset",), sent=9), COMMANDS),
         (Ready("0123456789ab"), REPORTS),
         (Reloaded("0123456789ab"), REPORTS),
         (Reloaded("0123456789ab", "models.m: 两行\nof a problem"), REPORTS),

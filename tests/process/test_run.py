@@ -33,6 +33,7 @@ def configuration(**more: Any) -> dict[str, Any]:
 @pytest.fixture(name="file")
 def _file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "extproc.yaml"
 
 

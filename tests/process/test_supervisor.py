@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,21 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client import REGISTRY
+from redis_server import RedisServer
 from structlog.testing import capture_logs
 
 from extproc.config.load import ConfigError, parse
+from extproc.core.evidence import Ended, KeyRefused
 from extproc.demo.gateway import free_port
 from extproc.envoyconf.files import EnvoyFiles
 from extproc.process import supervisor as module
+from extproc.process.control import KeyCooling
 from extproc.process.supervisor import Supervisor, stop_signals
+from extproc.stores.sql import open_database
 
 KEY = "sk-acme-example"
 PROVIDER_KEY = "pk-never-to-be-seen"
-TWO: dict[str, Any] = {"server": {"workers": 2}, "state": {"url": "redis://127.0.0.1:1"}}
+TWO: dict[str, Any] = {"server": {"workers": 2}}
 
 
 @pytest.fixture(name="metrics_directory", autouse=True)
@@ -34,8 +39,9 @@ def _metrics_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 class Stage:
     """A configuration file, and supervisors that begin with it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, redis: str) -> None:
         self.directory = directory
+        self.redis = redis
         self.file = directory / "extproc.yaml"
         self.envoy_admin = f"127.0.0.1:{free_port()}"
 
@@ -43,12 +49,16 @@ class Stage:
         document = {
             "gateway": {"admin": self.envoy_admin, "directory": str(self.directory / "envoy")},
             "server": {"grpc": f"unix:{self.directory}/x.sock", "drain": "100ms"},
+            "state": {"journal": str(self.directory / "journal")},
+            "database": {"url": f"sqlite:///{self.directory}/x.db"},
             "providers": {"p": {"base_url": "http://127.0.0.1:9/v1", "keys": [{"value": PROVIDER_KEY}]}},
             "models": {"m": {"route": {"provider": "p"}}},
             "consumers": {"acme": {"keys": [{"value": KEY}]}},
         }
         for part, change in changes.items():
             document[part] = {**document.get(part, {}), **change} if isinstance(change, dict) else change
+        if "workers" in document["server"]:
+            document["state"]["url"] = self.redis
         return document
 
     def write(self, **changes: Any) -> str:
@@ -60,6 +70,9 @@ class Stage:
     def supervisor(self, *, files: EnvoyFiles | None = None, **changes: Any) -> Supervisor:
         """One that has begun with such a file, and started nothing yet."""
         self.write(**changes)
+        database = open_database(f"sqlite:///{self.directory}/x.db")
+        database.migrate()
+        database.close()
         content = self.file.read_bytes()
         return Supervisor(parse(content, self.file), content, files=files)
 
@@ -73,9 +86,15 @@ class Stage:
             await supervisor.stop(notice=0)
 
 
+@pytest.fixture(name="redis", scope="module")
+def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
 @pytest.fixture(name="stage")
-def _stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
+def _stage(tmp_path: Path, redis: str) -> Stage:
+    return Stage(tmp_path, redis)
 
 
 async def until(holds: Callable[[], Any], seconds: float = 20) -> None:
@@ -315,6 +334,80 @@ def test_a_first_configuration_that_does_not_fit(stage: Stage) -> None:
     """There is nothing to fall back on: it is an error of the start."""
     with pytest.raises(ConfigError, match=r"providers\.p: base_url"):
         stage.supervisor(providers={"p": {"base_url": "ftp://p"}})
+
+
+# --- what Envoy tells later -------------------------------------------------------------------------------------
+
+
+KEYS = {
+    "p": {"base_url": "http://127.0.0.1:9/v1", "keys": [{"value": PROVIDER_KEY, "label": "main"}, {"value": "pk-2"}]}
+}
+
+
+async def test_the_pools(stage: Stage) -> None:
+    """Each key is shown with its state and without itself; the state survives a change of the configuration."""
+    supervisor = stage.supervisor(providers=KEYS)
+    first, second = (row["key"] for row in supervisor.pools())
+    supervisor._access_log.key_refused(KeyRefused("p", first, 403))
+
+    stage.write(providers=KEYS, models={"n": {"route": {"provider": "p"}}})
+    await supervisor.reload()
+
+    rows = supervisor.pools()
+    assert [(r["provider"], r["key"], r["label"], r["available"], r["last_status"]) for r in rows] == [
+        ("p", first, "main", False, 403),
+        ("p", second, "", True, None),
+    ]
+    assert 290 < rows[0]["cooling_until"] - time.time() < 301
+    assert PROVIDER_KEY not in json.dumps(rows)
+    await supervisor.stop(notice=0)
+
+
+async def test_every_worker_hears_of_a_refused_key(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that serve at once, one that starts again as soon as it serves."""
+    told: list[tuple[int, Any]] = []
+    tell = Supervisor._tell
+
+    async def listen(worker: module.Worker, command: Any) -> None:
+        told.append((worker.index, command))
+        await tell(worker, command)
+
+    monkeypatch.setattr(Supervisor, "_tell", staticmethod(listen))
+    async with stage.running(providers=KEYS) as supervisor:
+        key = supervisor.pools()[0]["key"]
+        supervisor._access_log.key_refused(KeyRefused("p", key, 402))
+        await until(lambda: told)
+        os.kill(pids(supervisor)[0], signal.SIGKILL)
+        await until(lambda: not supervisor.ready)
+        await until(lambda: len(told) > 1)
+        assert supervisor.ready
+
+    assert told[0] == (0, KeyCooling("p", key, 1800.0))
+    assert (told[1][0], told[1][1].key) == (0, key)
+    assert 1770 < told[1][1].seconds < 1800
+
+
+async def test_a_broken_call_is_told_to_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of those that serve, in turn; with none, nobody is told yet."""
+    monkeypatch.setattr("extproc.process.accesslog._DELAY", 0.0)
+    told: list[tuple[int, str]] = []
+
+    async def listen(worker: module.Worker, command: Any) -> None:
+        if isinstance(command, Ended):
+            told.append((worker.index, str(command.call["call_id"])))
+
+    supervisor = stage.supervisor(**TWO)
+    monkeypatch.setattr(Supervisor, "_tell", staticmethod(listen))
+    assert not await supervisor._tell_one(Ended(call={"call_id": "call-0"}))
+    for worker in supervisor.workers:
+        worker.state = "serving"
+    for number in range(4):
+        assert await supervisor._tell_one(Ended(call={"call_id": f"call-{number}"}))
+    supervisor.workers[0].state = "down"
+    assert await supervisor._tell_one(Ended(call={"call_id": "call-4"}))
+
+    assert sorted(told) == [(0, "call-1"), (0, "call-3"), (1, "call-0"), (1, "call-2"), (1, "call-4")]
+    await supervisor.stop(notice=0)
 
 
 # --- Envoy's files --------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,38 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue
-from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
+from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, Metadata
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from wire.rig import Certificates, certificates
 
 from extproc.config.load import parse
+from extproc.core.evidence import Ended
+from extproc.core.secret import Secret
 from extproc.demo.gateway import free_port
-from extproc.process.control import REPORTS, Drain, Ready, Reload, Reloaded, open_channel, receive, send
+from extproc.process.control import (
+    REPORTS,
+    Command,
+    Drain,
+    KeyCooling,
+    Ready,
+    Reload,
+    Reloaded,
+    open_channel,
+    receive,
+    send,
+)
 from extproc.process.worker import make_server
+from extproc.providers.pool import key_id
+from extproc.stores.sql import open_database
 from extproc.wire.driver import METHOD, SERVICE
-from extproc.wire.names import STAGE, worker_address
+from extproc.wire.names import ATTRIBUTES, STAGE, worker_address
 
 KEY = "sk-acme-example"
 PROVIDER_KEY = "pk-never-to-be-seen"
@@ -53,8 +76,9 @@ class Hired:
     writer: asyncio.StreamWriter
     address: str
     log_file: Path
+    home: Path
 
-    async def tell(self, command: Reload | Drain) -> None:
+    async def tell(self, command: Command) -> None:
         await send(self.writer, command)
 
     async def report(self) -> Ready | Reloaded | None:
@@ -75,6 +99,31 @@ class Hired:
             immediate = ProcessingResponse.FromString(await stream.read()).immediate_response
             await stream.done_writing()
             return int(immediate.status.code)
+
+    async def attempt(self) -> str:
+        """The authorization header of an attempt at provider ``p``."""
+        async with dial(self.address) as channel:
+            stream = channel.stream_stream(METHOD)(metadata=((STAGE, "upstream"),))
+            for message in attempt_of("acme", "m", "p"):
+                await stream.write(message)
+                answer = ProcessingResponse.FromString(await stream.read())
+            await stream.done_writing()
+        mutation = answer.request_body.response.header_mutation
+        return str({h.header.key: h.header.raw_value.decode() for h in mutation.set_headers}["authorization"])
+
+
+def attempt_of(consumer: str, model: str, provider: str) -> Iterator[bytes]:
+    """What Envoy says of an attempt: its head, with all that is known of it, and its body."""
+    known, target = Struct(), Struct()
+    known.update({"call_id": "call-1", "consumer": consumer, "model": model, "endpoint": "chat"})
+    names = {name: expression for expression, name in ATTRIBUTES.items()}
+    target.update({names["provider"]: provider, names["target"]: model, names["attempt"]: 1})
+    yield ProcessingRequest(
+        request_headers=HttpHeaders(headers=HeaderMap(headers=[HeaderValue(key=":method", raw_value=b"POST")])),
+        metadata_context=Metadata(filter_metadata={"extproc": known}),
+        attributes={"envoy.filters.http.ext_proc": target},
+    ).SerializeToString()
+    yield ProcessingRequest(request_body=HttpBody(body=b'{"model":"m"}', end_of_stream=True)).SerializeToString()
 
 
 def head(key: str) -> bytes:
@@ -117,8 +166,11 @@ def _server(transport: str, tmp_path: Path) -> dict[str, Any]:
 async def hired(
     directory: Path, server: dict[str, Any], *, index: int = 0, program: tuple[str, ...] = ("-m", "extproc")
 ) -> AsyncIterator[Hired]:
-    """A worker that was told nothing yet."""
+    """A worker that was told nothing yet. It keeps its accounts in a directory of its own."""
     ours, theirs = socket.socketpair()
+    home = Path(tempfile.mkdtemp(dir=directory))
+    with closing(open_database(f"sqlite:///{home}/run/extproc.db")) as database:
+        database.migrate()
     log_file = directory / f"log.{index}"
     with theirs, log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -126,11 +178,12 @@ async def hired(
             "worker", "--config", str(directory / "extproc.yaml"), "--index", str(index),
             "--control", str(theirs.fileno()),
             pass_fds=(theirs.fileno(),),
+            cwd=home,
             stderr=log,
         )  # fmt: skip
     reader, writer = await open_channel(ours)
     try:
-        yield Hired(process, reader, writer, worker_address(server["grpc"], index), log_file)
+        yield Hired(process, reader, writer, worker_address(server["grpc"], index), log_file, home)
     finally:
         writer.close()
         if process.returncode is None:
@@ -199,6 +252,49 @@ async def test_a_wrong_configuration(tmp_path: Path, wrong: bytes, problem: str)
         assert report.digest == parse(configuration(server), tmp_path / "extproc.yaml").digest
         assert await worker.ask(KEY) == 0
         assert not {secret for secret in (KEY, PROVIDER_KEY) if secret in report.problem + worker.log()}
+
+
+async def test_a_key_to_leave_alone(tmp_path: Path, server: dict[str, Any]) -> None:
+    """It uses the others, also after a change of the configuration, until the time is over."""
+    keys = {"p": {"base_url": "http://127.0.0.1:9/v1", "keys": [{"value": "pk-one"}, {"value": "pk-two"}]}}
+    async with hired(tmp_path, server) as worker:
+        await worker.tell(Reload(configuration(server, providers=keys)))
+        assert isinstance(await worker.report(), Ready), worker.log()
+        assert {await worker.attempt() for _ in range(4)} == {"Bearer pk-one", "Bearer pk-two"}
+
+        await worker.tell(KeyCooling("p", key_id(Secret("pk-one")), 3600))
+        await worker.tell(KeyCooling("p", "unknown", 3600))
+        await worker.tell(Reload(configuration(server, providers=keys, key="sk-another-key")))
+        assert isinstance(await worker.report(), Reloaded)
+        assert {await worker.attempt() for _ in range(4)} == {"Bearer pk-two"}
+
+        await worker.tell(KeyCooling("p", key_id(Secret("pk-one")), 0))
+        await worker.tell(Reload(configuration(server, providers=keys)))
+        assert isinstance(await worker.report(), Reloaded)
+        assert {await worker.attempt() for _ in range(4)} == {"Bearer pk-one", "Bearer pk-two"}
+
+
+async def test_a_call_of_a_worker_that_died(tmp_path: Path, server: dict[str, Any]) -> None:
+    """It accounts for the call that it is told of, with what passed."""
+    call: dict[str, Any] = {
+        "call_id": "call-9",
+        "worker": "vm/0/dead",
+        "consumer": "acme",
+        "model": "m",
+        "stream": "yes",
+    }
+    started = time.time() - 5
+    ended = Ended(call=call, provider="p", target="m", status=200, sent=2000, started=started, upstream=True)
+    async with serving(tmp_path, server) as worker:
+        await worker.tell(ended)
+        with closing(open_database(f"sqlite:///{worker.home}/run/extproc.db")) as database:
+            async with asyncio.timeout(20):
+                while not (rows := database.ledger.rows(limit=10)):
+                    await asyncio.sleep(0.05)
+
+    assert [(row.call_id, row.consumer, row.provider, row.code) for row in rows] == [
+        ("call-9", "acme", "p", "worker_died")
+    ]
 
 
 async def test_drain_is_an_orderly_end(tmp_path: Path, server: dict[str, Any]) -> None:

@@ -130,4 +130,20 @@ def test_the_documentation_names_them_all() -> None:
     table = DOCS.read_text().partition("## Metrics")[2].partition("## Logs")[0]
     names = {name for row in re.findall(r"^\| (`extproc_[^|]*) \|", table, re.MULTILINE) for name in row.split(", ")}
 
-    assert {name.strip("`") for name in names} == {name for name, _ in families()}
+    assert {name.strip("`") for name in names} == {name for name, _ in families()} | {"extproc_provider_key_available"}
+
+
+def test_keys_that_may_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are read when they are asked for: a key that is gone is gone, one that is back is back."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    rows = [{"provider": "p", "key": "0a1b2c3d", "available": False}, {"provider": "q", "key": "4e", "available": True}]
+    keys = metrics.KeysAvailable(lambda: rows)
+    before = samples(metrics.exposition(keys).decode())
+    rows[0]["available"] = True
+    del rows[1]
+
+    assert before == {
+        "extproc_provider_key_available 0a1b2c3d p": 0,
+        "extproc_provider_key_available 4e q": 1,
+    }
+    assert samples(metrics.exposition(keys).decode()) == {"extproc_provider_key_available 0a1b2c3d p": 1}

@@ -335,6 +335,30 @@ def access_log(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def access_log_service(subject: Subject) -> Iterator[Finding]:
+    for manager in subject.managers:
+        if not any(True for _ in subject.filters(manager)):
+            continue
+        if not any(True for _ in manager.at("access_log").typed("HttpGrpcAccessLogConfig")):
+            yield subject.finding(
+                "info",
+                "access-log-service",
+                manager.at("access_log"),
+                "nobody tells of calls that a dying worker cuts, so what they used is only estimated",
+                "an http_grpc access log as `extproc envoy render` writes it, to server.access_log",
+            )
+        routers = [f.at("typed_config") for f in manager.items("http_filters") if f.at("typed_config").kind == "Router"]
+        for router in routers:
+            if not any(True for _ in router.at("upstream_log").typed("HttpGrpcAccessLogConfig")):
+                yield subject.finding(
+                    "info",
+                    "access-log-service",
+                    router.at("upstream_log"),
+                    "nobody tells of keys that a provider refuses, so they are used again and again",
+                    "an upstream_log as `extproc envoy render` writes it, to server.access_log",
+                )
+
+
 RULES = (
     router_stage,
     disabled_on_route,
@@ -347,4 +371,5 @@ RULES = (
     upstream_stage,
     target_clusters,
     access_log,
+    access_log_service,
 )
