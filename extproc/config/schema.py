@@ -101,10 +101,10 @@ class Gateway(Part):
     """Where clients call."""
     admin: HostPort = Address(host="127.0.0.1", port=9901)
     """Envoy's own admin interface. It has no password: keep it on loopback."""
-    max_body: Annotated[Size, Field(ge=1)] = 8 << 20
-    """The largest request body; a larger one is answered with 413."""
-    max_answer: Annotated[Size, Field(ge=1)] = 32 << 20
-    """The largest answer that is not a stream; it is held in memory once."""
+    max_body: Annotated[Size, Field(ge=1, le=1 << 30)] = 8 << 20
+    """The largest request body; a larger one is answered with 413. At most 1GiB."""
+    max_answer: Annotated[Size, Field(ge=1, le=1 << 30)] = 32 << 20
+    """The largest answer that is not a stream; it is held in memory once. At most 1GiB."""
     request_timeout: Seconds = 120.0
     """Time for a client to send its whole request."""
     concurrency: Annotated[int, Field(ge=1)] | None = None

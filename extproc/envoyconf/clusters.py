@@ -24,6 +24,15 @@ STREAMS_PER_CONNECTION: Final = {"granian": 1, "grpcio": _SHARED}
 """granian closes a connection, with every stream on it, when clients leave faster than it accepts streams (its
 protection against HTTP/2's rapid reset, which cannot be set). So there nobody shares a connection with anybody.
 """
+_GROWTH: Final = 1 << 20  # bytes: the target's name for the model, and room for the frames around a body
+_DNS: Final = {
+    "name": "envoy.clusters.dns",
+    "typed_config": {
+        "@type": f"{TYPE}envoy.extensions.clusters.dns.v3.DnsCluster",
+        "dns_lookup_family": "V4_PREFERRED",
+        "respect_dns_ttl": True,
+    },
+}
 _CA_FILES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -35,6 +44,11 @@ _CA_FILES: Final = (
 def name_of(target: Target) -> str:
     """A target's cluster."""
     return f"{target.provider}/{target.model}"
+
+
+def held(config: Config) -> int:
+    """Bytes of the largest body that Envoy holds whole. An attempt's body may be longer than the client's own."""
+    return max(config.gateway.max_body, config.gateway.max_answer) + _GROWTH
 
 
 # --- our own ---------------------------------------------------------------------------------------------------
@@ -53,7 +67,7 @@ def _processor(config: Config, name: str) -> Tree:
     return {
         **_ours(config, name, hosts, streams=STREAMS_PER_CONNECTION[server.transport]),
         "lb_policy": "LEAST_REQUEST",
-        "per_connection_buffer_limit_bytes": max(config.gateway.max_body, config.gateway.max_answer) + (1 << 20),
+        "per_connection_buffer_limit_bytes": held(config),
         "health_checks": [
             {
                 "timeout": "2s",
@@ -212,7 +226,7 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
         "type": "STATIC" if static else "STRICT_DNS",
         "connect_timeout": f"{settings.connect_timeout:g}s",
         "lb_policy": "LEAST_REQUEST",
-        "per_connection_buffer_limit_bytes": config.gateway.max_answer,
+        "per_connection_buffer_limit_bytes": held(config),
         "circuit_breakers": _breakers(settings.max_connections),
         "metadata": {"filter_metadata": {NAMESPACE: {"provider": target.provider, "target": target.model}}},
         "typed_extension_protocol_options": {

@@ -191,7 +191,8 @@ def _listener(config: Config, route_table: Tree, directory: Path | None) -> Tree
         "stream_idle_timeout": "0s",
         "http2_protocol_options": {
             "max_concurrent_streams": 1000,
-            "initial_stream_window_size": 1 << 20,
+            # Over HTTP/2 the window of a stream, not the listener's limit, is how much of a body Envoy holds.
+            "initial_stream_window_size": clusters.held(config),
             "initial_connection_window_size": 16 << 20,
         },
         "early_header_mutation_extensions": [
@@ -220,7 +221,7 @@ def _listener(config: Config, route_table: Tree, directory: Path | None) -> Tree
     return {
         "name": "gateway",
         "address": socket_address(gateway.listen.host, gateway.listen.port),
-        "per_connection_buffer_limit_bytes": max(gateway.max_body, gateway.max_answer),
+        "per_connection_buffer_limit_bytes": clusters.held(config),
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],

@@ -121,6 +121,7 @@ def test_a_directory(tmp_path: Path) -> None:
         ("gateway: {max_bodi: 1}", "gateway.max_bodi", "unknown key"),
         ("gateway: {max_body: 8 megs}", "gateway.max_body", "should look like 4MiB"),
         ("gateway: {max_body: 0}", "gateway.max_body", "greater than or equal to 1"),
+        ("gateway: {max_answer: 8GiB}", "gateway.max_answer", "less than or equal to 1073741824"),
         ("gateway: {listen: 8080}", "gateway.listen", "valid dictionary"),
         ("gateway: {listen: 'host'}", "gateway.listen", "should look like 127.0.0.1:8080"),
         ("gateway: {listen: 'host:99999'}", "gateway.listen.port", "less than or equal to 65535"),

@@ -5,9 +5,13 @@ import json
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
-from world import CHAT, MAX_BODY, MESSAGES, World, call_id, chat, messages
+from world import ACME, CHAT, MAX_BODY, MESSAGES, World, call_id, chat, messages
+
+from extproc.demo.gateway import Gateway
+from extproc.demo.stub import StubProvider, running
 
 pytestmark = pytest.mark.e2e
 
@@ -312,6 +316,41 @@ def test_a_byte_too_much(world: World, path: str, model: str, chunked: bool) -> 
     assert world.hits() == {}
 
 
+def over_http2(url: str) -> httpx.Client:
+    headers = {"authorization": f"Bearer {ACME}", "content-type": "application/json"}
+    return httpx.Client(base_url=url, http1=False, http2=True, timeout=60, headers=headers)
+
+
+def test_largest_body_over_http2(world: World) -> None:
+    """The window of an HTTP/2 stream is no limit below ``max_body``, nor below ``max_answer``."""
+    world.primary.behaviour.text = "y" * (20 << 20)
+    with over_http2(world.gateway.url) as client:
+        answer = client.post(CHAT, content=sized(MAX_BODY, "patient"))
+
+    assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
+    assert world.seen("primary").body.endswith(b"x" * 1000 + b'"}]}')
+    assert len(answer.json()["choices"][0]["message"]["content"]) == 20 << 20
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_largest_body_where_answers_are_small(transport: str, http2: bool) -> None:
+    """Envoy holds ``max_body`` and what the attempt adds to it, also where ``max_answer`` leaves no room."""
+    with running(stub := StubProvider("stub")):
+        config = {
+            "server": {"transport": transport},
+            "gateway": {"max_body": "1MiB", "max_answer": "64KiB"},
+            "providers": {"stub": {"base_url": stub.base_url}},
+            "models": {"m": {"route": [[{"provider": "stub", "model": "a-much-longer-name"}]]}},
+            "consumers": {"acme": {"keys": [{"value": ACME}]}},
+        }
+        with Gateway(config) as gateway, over_http2(gateway.url) if http2 else httpx.Client(timeout=60) as client:
+            headers = {"authorization": f"Bearer {ACME}", "content-type": "application/json"}
+            answer = client.post(gateway.url + CHAT, content=sized(1 << 20, "m", stream=True), headers=headers)
+
+    assert answer.status_code == 200
+    assert len(stub.requests[0].body) > 1 << 20
+
+
 @pytest.mark.parametrize("fault", ["reset", None])
 def test_largest_body_with_fallback(world: World, fault: Any) -> None:
     """The second attempt gets the whole body too, whether the first read it or not."""
@@ -350,7 +389,7 @@ def test_big_answers(world: World) -> None:
 
 def test_an_answer_too_big(world: World) -> None:
     """An answer that is not a stream and larger than ``max_answer`` is an error, in the dialect's words."""
-    world.primary.behaviour.text = "x" * (33 << 20)
+    world.primary.behaviour.text = "x" * (35 << 20)
     answer = world.chat("patient")
 
     assert answer.status_code == 502

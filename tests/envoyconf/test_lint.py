@@ -99,6 +99,7 @@ WRONG = [
     ("static_resources.clusters[0].typed_extension_protocol_options", None, "processor-http2", "error"),
     (f"{LISTENER}.per_connection_buffer_limit_bytes", None, "buffer-limit", "warning"),
     (f"{MANAGER}.route_config.virtual_hosts[0].request_body_buffer_limit", 65536, "buffer-limit", "warning"),
+    (f"{MANAGER}.http2_protocol_options.initial_stream_window_size", 1 << 20, "buffer-limit", "warning"),
     (f"{MANAGER}.stream_idle_timeout", "60s", "stream-idle-timeout", "warning"),
     (f"{MANAGER}.early_header_mutation_extensions", None, "spoofable-header", "warning"),
     (f"{MANAGER}.access_log", None, "access-log", "info"),

@@ -229,6 +229,16 @@ def buffer_limits(subject: Subject) -> Iterator[Finding]:
                 f"a request above {limit} bytes is answered with 413",
                 f"per_connection_buffer_limit_bytes: {subject.max_body}",
             )
+    for manager in subject.managers:
+        window = manager.at("http2_protocol_options", "initial_stream_window_size")
+        if window.value is not None and int(window.value) < subject.max_body:
+            yield subject.finding(
+                "warning",
+                "buffer-limit",
+                window,
+                f"a request above {window.value} bytes is answered with 413 over HTTP/2",
+                f"initial_stream_window_size: {subject.max_body}",
+            )
     for root in subject.document.roots:
         for node in root.walk():
             limited = node.path.endswith(("request_body_buffer_limit", "per_request_buffer_limit_bytes"))
