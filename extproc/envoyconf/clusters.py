@@ -223,7 +223,7 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
     static = _is_static(f"{provider.host}:0")
     cluster: Tree = {
         "name": name,
-        "type": "STATIC" if static else "STRICT_DNS",
+        **({"type": "STATIC"} if static else {"cluster_type": _DNS}),
         "connect_timeout": f"{settings.connect_timeout:g}s",
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": held(config),
@@ -262,8 +262,6 @@ def target(config: Config, target: Target, provider: Provider) -> Tree:
             ],
         },
     }
-    if not static:
-        cluster |= {"dns_lookup_family": "V4_PREFERRED", "respect_dns_ttl": True}
     if provider.scheme == "https":
         ca = settings.ca or config.gateway.ca or system_ca()
         common = {"validation_context": {"trusted_ca": {"filename": str(ca)}}}
@@ -291,6 +289,7 @@ def _tls_socket(common: Tree, *, host: str) -> Tree:
     """TLS that verifies the certificate and the name in it; an address is verified, but not asked for by SNI."""
     is_address = _is_static(f"{host}:0")
     kind = "ip_address" if is_address else "dns"
+    common["tls_params"] = {"tls_maximum_protocol_version": "TLSv1_3"}  # as a client, Envoy offers 1.2 by default
     common["validation_context"]["match_typed_subject_alt_names"] = [
         {"san_type": {"ip_address": "IP_ADDRESS", "dns": "DNS"}[kind], "matcher": {"exact": host.strip("[]")}}
     ]

@@ -185,12 +185,15 @@ def _pem(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return certificates(tmp_path_factory.mktemp("pem"))
 
 
-def over_tls(transport: str, pem: Certificates, provider: dict[str, Any]) -> tuple[httpx.Response, list[str | None]]:
+def over_tls(
+    transport: str, pem: Certificates, provider: dict[str, Any], *, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+) -> tuple[httpx.Response, list[str | None]]:
     """The answer of a gateway with this provider, and the server names that TLS asked for."""
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem.cert, pem.key)
     context.set_alpn_protocols(["http/1.1"])
+    context.minimum_version = oldest
     context.sni_callback = lambda _socket, name, _context: names.append(name)
     stub = StubProvider("stub", tls=context)
     with running(stub):
@@ -213,6 +216,14 @@ def test_https_with_a_ca_of_ones_own(transport: str, pem: Certificates) -> None:
 
     assert answer.json()["choices"][0]["message"]["content"] == "Hello from stub."
     assert set(names) == {"localhost"}
+
+
+def test_https_that_wants_the_newest_tls(transport: str, pem: Certificates) -> None:
+    """A provider that has left TLS 1.2 behind is reached, though Envoy as a client offers no more by default."""
+    provider = {"base_url": "https://localhost:PORT/v1", "ca": pem.ca}
+    answer, _ = over_tls(transport, pem, provider, oldest=ssl.TLSVersion.TLSv1_3)
+
+    assert answer.status_code == 200
 
 
 def test_https_by_another_name(transport: str, pem: Certificates) -> None:
