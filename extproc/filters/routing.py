@@ -37,7 +37,7 @@ class Routing(Filter):
             raise MethodNotAllowed(f"{call.path} is called with POST.", headers={"allow": "POST"})
         length = call.headers.get("content-length")
         self._check_size(int(length) if length.isdecimal() else 0)
-        if "content-encoding" in call.headers:
+        if call.headers.get("content-encoding").strip().lower() not in ("", "identity"):
             raise InvalidRequest("A compressed request body is not supported; send it as it is.")
         return None
 

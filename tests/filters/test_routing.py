@@ -124,10 +124,16 @@ def test_length_that_is_none(playbook: Playbook, length: str) -> None:
     assert playbook >> asked(content_length=length) << Proceeds(removes={"x-api-key"})
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "identity"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
 def test_compressed_request(playbook: Playbook, encoding: str) -> None:
     """A compressed request body is refused: we could not read it."""
     assert playbook >> asked(content_encoding=encoding) << Answers(400, Error("invalid_json", message="compressed"))
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity ", ""])
+def test_request_that_says_it_is_not_compressed(playbook: Playbook, encoding: str) -> None:
+    """It is as it is."""
+    assert playbook >> asked(content_encoding=encoding) << Proceeds(removes={"x-api-key"})
 
 
 # --- models ---------------------------------------------------------------------------------------------------
