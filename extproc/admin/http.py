@@ -25,7 +25,7 @@ class Subject(Protocol):
     @property
     def ready(self) -> bool: ...
     def report(self) -> dict[str, Any]:
-        """Everything of `/healthz`, ready for JSON; `status` is `ok` or `degraded`."""
+        """Everything of `/healthz`, ready for JSON; `status` is `ok`, `degraded` or `draining`."""
         ...
 
 

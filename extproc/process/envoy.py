@@ -71,8 +71,9 @@ class EnvoyAdmin:
         return False
 
     async def drain(self) -> None:
-        """Stop taking connections; calls go on."""
-        await self._get("/drain_listeners?graceful", method="POST")
+        """Stop taking connections, and let each that is open end with the call on it; calls go on."""
+        await self._get("/healthcheck/fail", method="POST")
+        await self._get("/drain_listeners", method="POST")
 
     async def calls_open(self) -> int:
         body = await self._get("/stats?filter=http.extproc.downstream_rq_active")

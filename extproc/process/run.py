@@ -56,6 +56,7 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
         status = 1
     finally:
         _LOG.info("draining")
+        supervisor.drain()
         if envoy is not None:
             await envoy.stop(supervisor.config.server.drain)
         await supervisor.stop(notice=0 if envoy else supervisor.config.server.notice)

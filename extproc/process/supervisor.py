@@ -88,6 +88,7 @@ class Supervisor:
         self._asked: dict[int, asyncio.Future[Answered]] = {}
         self._leaving: dict[str, dict[str, Any]] = {}
         self._tasks = Tasks()
+        self._draining = False
         self._stopping = False
         self._admin = EnvoyAdmin(loaded.config.gateway.admin)
         self._access_log = AccessLog(loaded.config.server, self._keys, tell_one=self._tell_one, tell_all=self._tell_all)
@@ -107,7 +108,7 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        return not self._stopping and any(w.state == "serving" for w in self.workers)
+        return not self._draining and any(w.state == "serving" for w in self.workers)
 
     def report(self) -> dict[str, Any]:
         """What `/healthz` says."""
@@ -118,7 +119,7 @@ class Supervisor:
             refused = {"at": state.refused_at, "problems": problems}
         sound = refused is None and all(w.state == "serving" and w.digest == state.digest for w in self.workers)
         return {
-            "status": "draining" if self._stopping else "ok" if sound else "degraded",
+            "status": "draining" if self._draining else "ok" if sound else "degraded",
             "config": {
                 "file": str(self._loaded.file),
                 "digest": state.digest,
@@ -158,8 +159,13 @@ class Supervisor:
             raise RuntimeError("a worker did not start; its reason is in the log") from None
         self._tasks.spawn(self._watch())
 
+    def drain(self) -> None:
+        """Say that the end is near. Workers go on, and one that dies is still started again."""
+        self._draining = True
+
     async def stop(self, *, notice: float) -> None:
         """Drain the workers, then end them. ``notice``: seconds for health checks to see it."""
+        self.drain()
         self._stopping = True
         await self._access_log.stop()
         drain = Drain(notice, self.config.server.drain)

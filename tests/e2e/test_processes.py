@@ -2,8 +2,10 @@
 
 import asyncio
 import http.client
+import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +175,42 @@ def test_sigterm_lets_open_streams_end(stub: StubProvider, transport: str) -> No
         assert status == 0
         assert results[0][-1] == "[DONE]"
         assert '"how":"completed"' in gateway.log()
+
+
+def test_sigterm_takes_nothing_new(stub: StubProvider, transport: str) -> None:
+    """While a stream ends, connections are refused, one that is open ends with its next call, and we say not ready."""
+    stub.behaviour = Behaviour(events=100, pace=0.03)
+    body = json.dumps({"model": "m", "messages": []})
+    with Gateway(configuration(stub, transport=transport, drain="20s")) as gateway:
+        address = urlsplit(gateway.url)
+        kept = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
+        kept.request("GET", "/v1/models", headers={"authorization": f"Bearer {KEY}"})
+        assert kept.getresponse().read()
+        thread = threading.Thread(target=lambda: Client(gateway.url, KEY).chat("m", "hi", stream=True))
+        thread.start()
+        until(lambda: stub.open_connections > 0, "the stream has begun")
+        os.kill(gateway.pid, signal.SIGTERM)
+        until(lambda: gateway.get(f"{gateway.http}/readyz") is None, "it says that it is not ready")
+        report = gateway.health()
+        until(lambda: refuses(gateway.url), "no connection is taken")
+        stub.behaviour = Behaviour()
+        kept.request("POST", "/v1/chat/completions", body, headers={"authorization": f"Bearer {KEY}"})
+        answer = kept.getresponse()
+        thread.join(10)
+        status = gateway.stop()
+
+    assert (report["status"], report["workers"][0]["state"]) == ("draining", "serving")
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert status == 0
+
+
+def refuses(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        socket.create_connection((str(address.hostname), address.port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_sigterm_ends_streams_that_last_longer(stub: StubProvider, transport: str) -> None:

@@ -160,12 +160,12 @@ async def test_settled_does_not_wait_for_ever(
     assert not await nobody.settled(["a"])
 
 
-async def test_drain_asks_once(admin: Admin, nobody: EnvoyAdmin) -> None:
-    """It is a POST that lets calls go on; without an Envoy there is nothing to drain."""
+async def test_drain(admin: Admin, nobody: EnvoyAdmin) -> None:
+    """Open connections are told to end, then no new one is taken; without an Envoy there is nothing to drain."""
     await EnvoyAdmin(admin.address).drain()
     await nobody.drain()
 
-    assert admin.requests == ["POST /drain_listeners?graceful"]
+    assert admin.requests == ["POST /healthcheck/fail", "POST /drain_listeners"]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,9 @@ async def test_its_life(stage: Stage) -> None:
         ]
         assert {path.name for path in stage.directory.glob("x.sock*")} == {"x.sock", "x.sock.1"}
         assert REGISTRY.get_sample_value("extproc_workers", {"state": "serving"}) == 2
+        supervisor.drain()
+        assert not supervisor.ready
+        assert supervisor.report()["workers"] == report["workers"]
     finally:
         await supervisor.stop(notice=0)
 
