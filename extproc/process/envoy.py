@@ -16,6 +16,7 @@ from extproc.telemetry import log
 
 _LOG = log.get()
 _SETTLE: Final = 10.0  # seconds that new clusters get to resolve their names
+_DRAIN: Final = 86_400  # seconds
 
 
 class EnvoyMissingError(Exception):
@@ -99,6 +100,8 @@ class EnvoyProcess:
         self.admin = EnvoyAdmin(admin)
         self._command = [binary(), "-c", str(bootstrap), "--use-dynamic-base-id", "-l", "warn"]
         self._command += ["--file-flush-interval-msec", "1000"]  # an access log is for reading now, not in ten seconds
+        # A listener that a reload changes lives on for its open streams; its idle connections end with their next call.
+        self._command += ["--drain-time-s", str(_DRAIN), "--drain-strategy", "immediate"]
         if concurrency is not None:
             self._command += ["--concurrency", str(concurrency)]
         self._process: asyncio.subprocess.Process | None = None

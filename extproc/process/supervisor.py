@@ -15,6 +15,7 @@ from extproc.config.load import ConfigError, Loaded, Problem, parse
 from extproc.config.schema import Config
 from extproc.core.evidence import Ended
 from extproc.core.tasks import Tasks
+from extproc.envoyconf.clusters import held
 from extproc.envoyconf.files import EnvoyFiles
 from extproc.envoyconf.render import Resources, resources
 from extproc.process.accesslog import AccessLog
@@ -350,6 +351,11 @@ class Supervisor:
         ]
         if old.admin.tls != fresh.admin.tls:
             problems.append(Problem("admin.tls", "changed, which takes effect with a restart only"))
+        # Workers take messages of this size and no more; and a changed cluster of ours breaks all calls in Envoy.
+        if held(old) != held(fresh):
+            name = "max_answer" if old.gateway.max_answer != fresh.gateway.max_answer else "max_body"
+            reason = "changed the larger of max_body and max_answer, which takes effect with a restart only"
+            problems.append(Problem(f"gateway.{name}", f"{reason}; nothing was applied"))
         if problems:
             raise ConfigError(new.file, problems)
 

@@ -94,6 +94,25 @@ def test_weights_move_under_load_without_an_error(stage: Stage) -> None:
     assert {200} == set(statuses)
 
 
+def test_streams_live_through_a_new_listener_and_a_new_cluster(stage: Stage) -> None:
+    """What Envoy replaces whole, listener or cluster, goes on for the streams that it has."""
+    stage.old.models["m"] = Behaviour(events=250, pace=0.02)
+    events: list[str] = []
+    thread = threading.Thread(
+        target=lambda: events.extend(Client(stage.gateway.url, KEY).chat("m", "go on", stream=True).events)
+    )
+    thread.start()
+    until(lambda: stage.old.open_connections > 0, "the stream has begun")
+    stage.change(gateway={"request_timeout": "77s"})
+    old = {"base_url": stage.old.base_url, "connect_timeout": "7s"}
+    stage.change(gateway={"request_timeout": "77s"}, providers={**stage.config()["providers"], "old": old})
+    assert not events  # it goes on
+    thread.join(20)
+
+    assert events[-1] == "[DONE]"
+    assert '"how":"aborted"' not in stage.gateway.log()
+
+
 def _models(*targets: str | tuple[str, int], short: str) -> dict[str, Any]:
     group = [
         {"provider": t, "weight": 1} if isinstance(t, str) else {"provider": t[0], "weight": t[1]} for t in targets

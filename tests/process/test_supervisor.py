@@ -289,6 +289,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"gateway": {"admin": "127.0.0.1:1"}}, "gateway.admin", "restart"),
     ({"gateway": {"directory": "elsewhere"}}, "gateway.directory", "restart"),
     ({"gateway": {"concurrency": 7}}, "gateway.concurrency", "restart"),
+    ({"gateway": {"max_answer": "40MiB"}}, "gateway.max_answer", "restart"),
+    ({"gateway": {"max_body": "64MiB"}}, "gateway.max_body", "restart"),
 ]
 
 
