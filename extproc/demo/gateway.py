@@ -175,6 +175,7 @@ class Gateway:
         try:
             return self.start()
         except BaseException:
+            self.stop()
             self._directory.cleanup()
             raise
 

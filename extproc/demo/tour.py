@@ -1,6 +1,7 @@
 """`make demo`: stub providers, the server and a real Envoy, and a walk through what they do."""
 
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -189,6 +190,8 @@ def _usage_rows(exposition: str) -> Mapping[tuple[str, str, str], Counter[str]]:
 
 def run(*, keep: bool) -> int:
     """The tour. Returns the exit status: 0 when everything held."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # from make, `timeout` or a closed terminal: nothing may be left
+        signal.signal(number, _end)
     big = StubProvider("self-hosted", behaviour=Behaviour(events=8, pace=0.01))
     online = StubProvider("deepseek", behaviour=Behaviour(events=8, key="demo-deepseek-key", usage="last_chunk"))
     claude = StubProvider("claude", "anthropic", behaviour=Behaviour(key="demo-claude-key"))
@@ -207,6 +210,11 @@ def run(*, keep: bool) -> int:
         print("\nEverything held, and nothing is left running. To keep it up for calls of your own:")
         print("\n    .venv/bin/extproc demo --keep\n")
     return 0
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def _stay(gateway: Gateway) -> None:

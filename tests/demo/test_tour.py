@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -82,6 +83,25 @@ def test_nothing_is_left(walk: Walk) -> None:
     until(lambda: not processes(walk.mark), "the last process has ended", 5)
 
     assert list(walk.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("when", ["Starting three", "Still running"])
+def test_nothing_is_left_by_one_that_is_ended(tmp_path: Path, number: signal.Signals, when: str) -> None:
+    """By make, a time limit, a closed terminal or Ctrl-C, as it starts or later: it takes along what it started."""
+    mark = uuid4().hex
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "TOUR_MARK": mark, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "extproc", "demo", "--keep"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as demo:
+        assert demo.stdout is not None
+        assert any(when.encode() in line for line in demo.stdout)
+        until(lambda: len(processes(mark)) > 1, "the gateway is being started", 10)
+        demo.send_signal(number)
+        demo.stdout.read()
+        demo.wait(20)
+    until(lambda: not processes(mark), "the last process has ended", 10)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_of_the_tour_would_be_found() -> None:
