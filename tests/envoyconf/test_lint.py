@@ -74,6 +74,15 @@ def test_what_we_render_is_clean(good: Any) -> None:
     assert found(camel(good)) == []
 
 
+def test_a_size_to_write_has_room(good: Any) -> None:
+    """A body of `max_body` grows by what an attempt adds to it, so a limit of just that size would be too small."""
+    tree = copy.deepcopy(good)
+    change(tree, f"{LISTENER}.per_connection_buffer_limit_bytes", 1 << 20)
+    change(tree, f"{MANAGER}.http2_protocol_options.initial_stream_window_size", 1 << 20)
+
+    assert [f.fix.partition(": ")[2] for f in found(tree)] == [str((8 << 20) + (1 << 20))] * 2
+
+
 WRONG = [
     (f"{STAGE}.failure_mode_allow", True, "fails-open", "error"),
     (f"{UPSTREAM}.failure_mode_allow", True, "fails-open", "error"),

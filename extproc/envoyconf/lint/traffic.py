@@ -227,7 +227,7 @@ def buffer_limits(subject: Subject) -> Iterator[Finding]:
                 "buffer-limit",
                 listener.at("per_connection_buffer_limit_bytes"),
                 f"a request above {limit} bytes is answered with 413",
-                f"per_connection_buffer_limit_bytes: {subject.max_body}",
+                f"per_connection_buffer_limit_bytes: {subject.max_body + (1 << 20)}",
             )
     for manager in subject.managers:
         window = manager.at("http2_protocol_options", "initial_stream_window_size")
@@ -237,7 +237,7 @@ def buffer_limits(subject: Subject) -> Iterator[Finding]:
                 "buffer-limit",
                 window,
                 f"a request above {window.value} bytes is answered with 413 over HTTP/2",
-                f"initial_stream_window_size: {subject.max_body}",
+                f"initial_stream_window_size: {subject.max_body + (1 << 20)}",
             )
     for root in subject.document.roots:
         for node in root.walk():
