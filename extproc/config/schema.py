@@ -46,7 +46,7 @@ class SecretRef(Part):
 
 
 class ConsumerKey(SecretRef):
-    """A consumer's key: a secret, or the SHA-256 of one."""
+    """A consumer's key: a secret of at least 8 characters, or the SHA-256 of one."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """SHA-256 of the key, in hexadecimal: then the key itself is nowhere on the server."""

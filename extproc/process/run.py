@@ -49,7 +49,8 @@ async def run(file: Path, *, with_envoy: bool, render: bool) -> int:
         await supervisor.start()
         if envoy is not None:
             await envoy.start()
-        _LOG.info("serving", gateway=str(loaded.config.gateway.listen), admin=str(loaded.config.server.http))
+        where = {"grpc": loaded.config.server.grpc} if envoy is None else {"gateway": str(loaded.config.gateway.listen)}
+        _LOG.info("serving", **where, admin=str(loaded.config.server.http))
         status = await _until(stopping, envoy)
     except (OSError, RuntimeError) as error:
         _LOG.error("cannot start", error=str(error))

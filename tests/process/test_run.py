@@ -146,6 +146,7 @@ def test_ctrl_c_ends_it_in_order(server: Gateway, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert not (server.directory / "extproc.sock").exists()
     assert server.log().index('"event":"serving"') < server.log().index('"event":"draining"')
+    assert '"gateway":' not in server.log()  # nobody listens there
 
 
 def test_it_writes_no_files_for_envoy_unless_told(server: Gateway) -> None:
