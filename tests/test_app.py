@@ -28,7 +28,6 @@ from extproc.core.call import Target
 from extproc.core.messages import Headers, RequestHead
 from extproc.providers.pool import Pools
 from extproc.stores.memory import MemoryState
-from extproc.stores.ports import Changes, ConsumerRecord, KeyRecord
 from extproc.stores.sql import open_database
 from extproc.telemetry.books import Watch, estimated
 from extproc.wire.names import ATTRIBUTES, STAGE

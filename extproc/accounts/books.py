@@ -95,8 +95,8 @@ class Books:
         # What the life before had settled must be in the ledger before that is asked for any number.
         await self._adopt_orphans()
         await self.flush()
-        for work in (self._every(FLUSH, self.flush), self._every(BEAT, self._beat)):
-            self._tasks.spawn(work)
+        for seconds, work in ((FLUSH, self.flush), (BEAT, self._hot.beat), (BEAT, self._tend)):
+            self._tasks.spawn(self._every(seconds, work))
 
     async def stop(self) -> None:
         """Write what there is, once more, and leave."""
@@ -215,8 +215,7 @@ class Books:
 
     # --- what others, or we ourselves, left behind --------------------------------------------------------------
 
-    async def _beat(self) -> None:
-        await self._hot.beat()
+    async def _tend(self) -> None:
         await self._settle_stranded()
         await self._adopt_ended()
         await self._adopt_orphans()

@@ -1,18 +1,18 @@
 """`make demo`: stub providers, the server and a real Envoy, and a walk through what they do."""
 
-import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.demo.client import Client, Result
 from extproc.demo.gateway import Gateway
 from extproc.demo.stub import Behaviour, StubProvider, running
+from extproc.demo.waiting import until
 
 ACME: Final = "sk-acme-example"
 GLOBEX: Final = "sk-globex-example"
@@ -32,8 +32,9 @@ def configuration(big: StubProvider, online: StubProvider, claude: StubProvider)
                 "route": [
                     [{"provider": "self-hosted", "model": "DeepSeek-R1"}],
                     [{"provider": "self-hosted", "model": "DeepSeek-R1-Distill-Qwen-32B"}],
-                    [{"provider": "deepseek", "model": "deepseek-flash"}],
-                ]
+                    [{"provider": "deepseek", "model": "deepseek-flash", "price": {"input": 2, "output": 8}}],
+                ],
+                "price": {"input": 1, "output": 4},
             },
             "assistant": {
                 "route": [
@@ -43,11 +44,23 @@ def configuration(big: StubProvider, online: StubProvider, claude: StubProvider)
                     ]
                 ]
             },
-            "claude-sonnet": {"route": [[{"provider": "claude", "model": "claude-sonnet-5"}]]},
+            "claude-sonnet": {
+                "route": [[{"provider": "claude", "model": "claude-sonnet-5"}]],
+                "price": {"input": 3, "output": 15, "currency": "USD"},
+            },
         },
+        "accounts": {"currency": "CNY", "rates": {"USD": 7.1}},
         "consumers": {
-            "acme": {"keys": [{"value": ACME}], "models": ["deepseek-*", "assistant"]},
-            "globex": {"keys": [{"value": GLOBEX}], "models": ["claude-*"]},
+            "acme": {
+                "keys": [{"value": ACME}],
+                "models": ["deepseek-*", "assistant"],
+                "quota": [{"money": 500, "per": "month"}],
+            },
+            "globex": {
+                "keys": [{"value": GLOBEX}],
+                "models": ["claude-*"],
+                "limits": [{"requests": 3, "per": "minute"}],
+            },
         },
     }
 
@@ -73,6 +86,8 @@ class Tour:
         self._unknown_key()
         self._forbidden_model()
         self._model_list()
+        self._limit()
+        self._key()
         self._usage()
         return self._failed
 
@@ -145,13 +160,41 @@ class Tour:
         self._show("acme", ", ".join(names))
         self._hold("claude-sonnet" not in names, "only allowed models are listed")
 
+    def _limit(self) -> None:
+        self._title("A limit", "globex may make three calls in any minute, and has made one")
+        globex = Client(self._gateway.url, GLOBEX)
+        results = [globex.messages("claude-sonnet", "Hello!") for _ in range(3)]
+        self._show("statuses", ", ".join(str(result.status) for result in results))
+        self._show("message", results[-1].json["error"]["message"])
+        self._show("retry-after", f"{results[-1].headers.get('retry-after')} s")
+        self._hold([result.status for result in results] == [200, 200, 429], "the fourth call was refused")
+
+    def _key(self) -> None:
+        self._title("A key of its own", "a consumer and its key by command; they work within a second, and end so too")
+        self._command("consumer", "create", "initech", "--model", "deepseek-*")
+        key = self._command("key", "create", "initech").strip()
+        initech = Client(self._gateway.url, key)
+        began = time.monotonic()
+        until(lambda: initech.chat("deepseek-r1", "hi").status == 200, "the key works")
+        self._show("the key worked after", f"{time.monotonic() - began:.1f} s")
+        self._command("consumer", "disable", "initech")
+        began = time.monotonic()
+        until(lambda: initech.chat("deepseek-r1", "hi").status == 401, "the key works no more")
+        self._show("and ended after", f"{time.monotonic() - began:.1f} s")
+        self._hold(True, "no restart, and the database has only its hash")
+
     def _usage(self) -> None:
-        self._title("Usage by consumer", f"from {self._gateway.http}/metrics")
-        rows = _usage_rows(self._gateway.metrics())
-        print(f"    {'consumer':10}{'model':16}{'provider':14}{'input':>8}{'output':>8}")
-        for (consumer, model, provider), tokens in sorted(rows.items()):
-            print(f"    {consumer:10}{model:16}{provider:14}{tokens['input']:>8}{tokens['output']:>8}")
-        self._hold({row[0] for row in rows} == {"acme", "globex"}, "each consumer's tokens are counted")
+        self._title("Usage and money by consumer", "extproc usage; and extproc ledger verify")
+        time.sleep(0.5)  # rows are written in batches
+        report = self._command("usage")
+        print("".join(f"    {line}\n" for line in report.splitlines()), end="")
+        self._show("ledger verify", self._command("ledger", "verify").strip())
+        self._hold(all(f"\n{name} " in report for name in ("acme", "globex", "initech")), "each call is in the books")
+
+    def _command(self, *words: str) -> str:
+        """What `extproc …` prints."""
+        command = [sys.executable, "-m", "extproc", *words, "--config", str(self._gateway.file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     # --- printing ---------------------------------------------------------------------------------------------
 
@@ -173,19 +216,6 @@ class Tour:
         print(f"    {'✓' if holds else '✗'} {what}")
         if not holds:
             self._failed.append(f"step {self._step}: {what}")
-
-
-_TOKENS: Final = re.compile(r"^extproc_tokens_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
-_LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
-
-
-def _usage_rows(exposition: str) -> Mapping[tuple[str, str, str], Counter[str]]:
-    rows: dict[tuple[str, str, str], Counter[str]] = {}
-    for labels, value in _TOKENS.findall(exposition):
-        label = dict(_LABEL.findall(labels))
-        row = rows.setdefault((label["consumer"], label["model"], label["provider"]), Counter())
-        row[label["kind"]] += int(float(value))
-    return rows
 
 
 def run(*, keep: bool) -> int:

@@ -274,7 +274,7 @@ def _sentence(counter: Counter, reading: Reading, amounts: Amounts, wait: float)
     if math.isinf(wait):
         takes = amounts.of(counter.unit)
         return f"The request is too large: it may take {takes} {what}, and the limit{whose} is {counter.limit}."
-    return f"Rate limit reached{whose}: {counter.limit} {what} in {_span(counter.seconds)}. Try again in {_span(wait)}."
+    return f"Rate limit{whose} reached: {counter.limit} {what} in {_span(counter.seconds)}. Try again in {_span(wait)}."
 
 
 def _whose(counter: Counter) -> str:

@@ -70,10 +70,10 @@ def processes(mark: str) -> list[int]:
 
 
 def test_everything_holds(walk: Walk) -> None:
-    """It ends with 0, has nine steps, and every one of them holds."""
+    """It ends with 0, has eleven steps, and every one of them holds."""
     assert (walk.status, walk.err) == (0, "")
-    assert list(walk.steps) == list(range(10))
-    assert [step for step in range(1, 10) if not walk.marks(step)] == []
+    assert list(walk.steps) == list(range(12))
+    assert [step for step in range(1, 12) if not walk.marks(step)] == []
     assert "✗" not in walk.out
     assert "nothing is left running" in walk.out
 
@@ -189,9 +189,28 @@ def test_the_model_list(walk: Walk) -> None:
     assert set(walk.fields(8)["acme"].split(", ")) == {"deepseek-r1", "assistant"}
 
 
+def test_the_limit(walk: Walk) -> None:
+    """The call beyond the limit is refused, with the time to wait."""
+    fields = walk.fields(9)
+
+    assert fields["statuses"] == "200, 200, 429"
+    assert "3 requests in 1m0s" in fields["message"]
+    assert 0 < int(fields["retry-after"].removesuffix(" s")) <= 61
+
+
+def test_the_key(walk: Walk) -> None:
+    """A key made by a command works within seconds, and ends so; it is not shown."""
+    fields = walk.fields(10)
+
+    assert float(fields["the key worked after"].removesuffix(" s")) < 5
+    assert float(fields["and ended after"].removesuffix(" s")) < 5
+    assert "sk-" not in walk.steps[10]
+
+
 def test_usage_by_consumer(walk: Walk) -> None:
-    """A row for each consumer, model and provider that was used, with tokens in and out."""
-    rows = {tuple(row[:3]): [int(x) for x in row[3:]] for line in lines_of(walk, 9) if len(row := line.split()) == 5}
+    """A row for each consumer, model and provider that was used, with calls, tokens and money; and the books agree."""
+    rows = {tuple(row[:3]): row[3:] for line in walk.steps[11].splitlines() if len(row := line.split()) == 8}
+    rows = {names: row for names, row in rows.items() if names[0] != "consumer"}
 
     assert set(rows) == {
         ("acme", "assistant", "deepseek"),
@@ -199,14 +218,11 @@ def test_usage_by_consumer(walk: Walk) -> None:
         ("acme", "deepseek-r1", "deepseek"),
         ("acme", "deepseek-r1", "self-hosted"),
         ("globex", "claude-sonnet", "claude"),
+        ("initech", "deepseek-r1", "self-hosted"),
     }
-    assert all(tokens > 0 for row in rows.values() for tokens in row)
-
-
-def lines_of(walk: Walk, step: int) -> list[str]:
-    """The lines of a table, without its head and what is marked."""
-    lines = walk.steps[step].split("\n\n")[0].splitlines()[2:]
-    return [line for line in lines if "✓" not in line]
+    assert all(int(number) > 0 for row in rows.values() for number in row[:3])
+    assert float(rows["acme", "deepseek-r1", "self-hosted"][3]) > 0
+    assert walk.fields(11)["ledger verify"] == "the numbers agree with the rows"
 
 
 def test_the_configuration_is_a_good_example() -> None:

@@ -220,10 +220,12 @@ def test_a_hundred_at_the_edge(transport: str, redis: RedisServer) -> None:
         assert place.database.ledger.verify() == []
 
 
-def test_a_worker_killed_in_the_middle_of_streams(transport: str) -> None:
-    """The only worker is killed while ten streams run: each has one row with what passed, and nothing stays held."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_killed_in_the_middle_of_streams(transport: str, workers: int, request: pytest.FixtureRequest) -> None:
+    """Workers are killed while ten streams run: each has one row with what passed, and nothing stays held."""
     acme = consumers(limits=[{"concurrent": 10}], quota=[{"tokens": "1M", "per": "day"}])
-    with site(server={"transport": transport}, consumers=acme) as place:
+    state = {"url": request.getfixturevalue("redis").url} if workers > 1 else {"url": "memory://"}
+    with site(server={"transport": transport, "workers": workers}, state=state, consumers=acme) as place:
         place.stubs["home"].behaviour = Behaviour(usage="none", events=2000, text="word " * 2000, pace=0.01)
         ids: list[str] = []
         flowing = threading.Barrier(11)
@@ -244,8 +246,8 @@ def test_a_worker_killed_in_the_middle_of_streams(transport: str) -> None:
         for thread in threads:
             thread.start()
         flowing.wait(30)
-        (worker,) = place.workers()
-        os.kill(worker, signal.SIGKILL)
+        for worker in place.workers():
+            os.kill(worker, signal.SIGKILL)
         for thread in threads:
             thread.join(30)
         rows = [place.row(call_id) for call_id in ids]
@@ -302,6 +304,24 @@ def test_redis_stopped_and_started_under_load(transport: str, redis: RedisServer
         assert place.stubs["home"].hits == answered == len(place.rows(how="completed"))
         assert 'extproc_state_unavailable_total{action="allowed"}' in place.gateway.metrics()
         assert 'extproc_state_unavailable_total{action="refused"}' in place.gateway.metrics()
+
+
+def test_replicas_share_their_numbers(transport: str, redis: RedisServer, tmp_path: Path) -> None:
+    """Two gateways with one Redis and one database have one limit, one quota and one ledger."""
+    shared = {
+        "server": {"transport": transport},
+        "state": {"url": redis.url},
+        "database": {"url": f"sqlite:///{tmp_path}/shared.db"},
+        "consumers": consumers(limits=[{"requests": 5, "per": "day"}]),
+    }
+    with site(**shared) as one, site(**shared) as other:
+        statuses = [place.chat().status_code for _ in range(4) for place in (one, other)]
+
+        assert statuses == [200] * 5 + [429] * 3
+        ledger = open_database(shared["database"]["url"], currency="CNY")  # type: ignore[index]
+        until(lambda: len(ledger.ledger.rows()) == 8, "both have booked all")
+        assert ledger.ledger.verify() == []
+        ledger.close()
 
 
 def test_a_key_that_is_revoked_stops_within_a_second(transport: str, redis: RedisServer) -> None:
