@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/extproc demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 3 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

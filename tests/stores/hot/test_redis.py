@@ -275,7 +275,7 @@ async def test_redis_killed_and_started_again(own_server: RedisServer) -> None:
 
 async def test_redis_restarted_between_calls(own_server: RedisServer) -> None:
     """Connections that died meanwhile fail no call."""
-    async with running(own_server.url) as state:
+    async with running(own_server.url, seconds=20) as state:
         await asyncio.gather(*(state.reserve(f"{i}", [], NOTHING, b"") for i in range(100)))
 
         own_server.restart()

@@ -1,7 +1,6 @@
 """The ledger: each call once, totals that are those of the rows, and what is asked of them."""
 
 import threading
-import time
 from collections import Counter as Multiset
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,17 +126,14 @@ def test_no_text_and_no_number_breaks_it(books: Ledger) -> None:
     assert books.load([Counter("k", "quota", "requests", 1, scope)], now=NOON)[0].used == 1
 
 
-def test_a_thousand_rows_are_quick(database: Database) -> None:
-    """A batch is a handful of statements, and little work of ours, however busy the machine."""
+def test_a_thousand_rows_are_few_statements(database: Database) -> None:
+    """A batch is a handful of statements, however many rows it has."""
     database.ledger.add([row("warm")])
     batch = [row(f"c{n}", NOON + n, consumer=f"u{n % 50}", model=f"m{n % 7}") for n in range(1_000)]
 
     with queries(database) as seen:
-        begun = time.thread_time()
         assert database.ledger.add(batch) == 1_000
-        took = time.thread_time() - begun
 
-    assert took < 0.5
     assert len(seen) <= 4
 
 
