@@ -105,8 +105,8 @@ class FakeFilter(Filter):
     async def on_request(self) -> Reply | None:
         return await self._act("request")  # type: ignore[no-any-return]
 
-    async def on_response_head(self) -> None:
-        await self._act("response_head")
+    async def on_response_head(self) -> Reply | None:
+        return await self._act("response_head")  # type: ignore[no-any-return]
 
     async def on_events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
         done = await self._act("events")

@@ -325,6 +325,9 @@ class Playbook:
     def _play(self, said: Any) -> list[Any]:
         match said:
             case Idle():
+                clock, due = getattr(self._machine, "_clock", None), self._machine.idle_timeout
+                if due is not None and hasattr(clock, "now"):
+                    clock.now += due  # the silence has lasted
                 return self._step(self._machine.on_idle())
             case Close():
                 self._step(self._machine.close())

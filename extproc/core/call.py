@@ -122,6 +122,9 @@ class Call:
     answer_headers: dict[str, str] = field(default_factory=dict)
     """Headers for the client, whoever answers."""
 
+    wake_after: float | None = None
+    """Seconds of silence in a stream after which what filters hold back is due."""
+
     first_byte_at: float | None = None
     own_seconds: float = 0.0
     events: int = 0

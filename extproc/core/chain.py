@@ -46,9 +46,13 @@ class Chain:
                 return reply
         return None
 
-    async def response_head(self) -> None:
-        for each in self._returning("on_response_head"):
-            await each.on_response_head()
+    async def response_head(self) -> Reply | None:
+        for index in range(self._reached - 1, -1, -1):
+            each = self._filters[index]
+            if _overrides(type(each), "on_response_head") and (reply := await each.on_response_head()) is not None:
+                self._reached = index
+                return reply
+        return None
 
     async def events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
         for each in self._returning("on_events"):

@@ -18,7 +18,7 @@ from extproc.core.errors import (
     to_answer,
 )
 from extproc.core.evidence import SETTLED
-from extproc.core.filter import Reply
+from extproc.core.filter import Cut, Reply
 from extproc.core.messages import (
     PROCEED,
     Answer,
@@ -41,6 +41,7 @@ from extproc.dialects.sse import Event, Splitter
 INTERNAL: Final = "x-extproc-"
 """Header names that are ours alone: a client's or a provider's own are removed before anything reads them."""
 CALL_ID: Final = f"{INTERNAL}call-id"
+_TICK: Final = 0.001  # seconds
 
 
 class State(Enum):
@@ -92,18 +93,20 @@ class Exchange:
         self._outcome: Outcome | None = None
         self._splitter = Splitter()
         self._decoder: Decoder | None = None
+        self._heard = 0.0
 
     @property
     def idle_timeout(self) -> float | None:
-        """Seconds of silence after which a streamed answer is ended."""
-        if self._state is State.RESPONSE_STREAM and self._call and self._call.model:
-            return self._call.model.idle
-        return None
+        """Seconds of silence after which something held back is due, or a streamed answer is ended."""
+        if self._state is not State.RESPONSE_STREAM or self._call is None:
+            return None
+        due = [x for x in (self._call.wake_after, self._patience()) if x is not None]
+        return max(min(due), _TICK) if due else None
 
     async def receive(self, message: Message) -> Decision:
         if not isinstance(message, TURNS[self._state]):
             raise ProtocolError(f"{type(message).__name__} while waiting for {self._state.name}")
-        began = self._clock()
+        began = self._heard = self._clock()
         try:
             return await self._dispatch(message)
         finally:
@@ -111,10 +114,19 @@ class Exchange:
                 self._call.own_seconds += self._clock() - began
 
     async def on_idle(self) -> Decision | None:
-        """End a streamed answer whose provider fell silent."""
-        if self._state is not State.RESPONSE_STREAM or self._call is None:
+        """Let out what was held back long enough; end a streamed answer whose provider fell silent."""
+        call = self._call
+        if self._state is not State.RESPONSE_STREAM or call is None:
             return None
+        patience = self._patience()
+        if call.wake_after is not None and (patience is None or patience > 0):
+            return await self._emit(call, [], final=False)
         return await self._break_off(ProviderStalled("The provider stopped in the middle of its answer."), flush=True)
+
+    def _patience(self) -> float | None:
+        """Seconds for which the provider may still be silent."""
+        model = self._call.model if self._call else None
+        return None if model is None or model.idle is None else self._heard + model.idle - self._clock()
 
     async def close(self) -> None:
         """The call is over, however it ended."""
@@ -204,7 +216,9 @@ class Exchange:
         try:
             if mode is BodyMode.BUFFERED:
                 self._check_size(answered)
-            await self._chain.response_head()
+            reply = await self._chain.response_head()
+            if reply is not None:
+                return await self._reply(call, reply)
             if head.end and not answered.local:
                 await self._chain.response()  # it has no body, so it is whole
             if mode is BodyMode.STREAMED:
@@ -251,21 +265,32 @@ class Exchange:
             answered.headers["content-length"] = str(len(changed))
         return Proceed(headers=answered.headers, body=changed, metadata=call.take_metadata())
 
-    async def _response_piece(self, piece: ResponseBody) -> Decision:
+    async def _response_piece(self, piece: ResponseBody) -> Emit:
         call = self._open_call()
         try:
             plain = piece.body if self._decoder is None else self._decoder.feed(piece.body)
             events = self._splitter.feed(plain)
             if piece.end:
                 events += self._splitter.finish()
-            passed = await self._pass(call, events, final=piece.end)
+        except Refusal as refusal:
+            return await self._break_off(refusal, flush=False)
+        return await self._emit(call, events, final=piece.end)
+
+    async def _emit(self, call: Call, events: list[Event], *, final: bool) -> Emit:
+        """What of these events, and of those that were held back, may go to the client now."""
+        status = call.answered.status if call.answered else 0
+        try:
+            passed = await self._pass(call, events, final=final)
+        except Cut as cut:
+            self._finish(Outcome("replied", status, cut.code))
+            return Emit(cut.body, end=True, metadata=call.take_metadata())
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it was
             if not isinstance(error, Refusal):
                 self._on_error(call.id, error)
             return await self._break_off(refusal_of(error), flush=False)
-        if piece.end:
-            self._finish(Outcome("completed", call.answered.status if call.answered else 0))
-        return Emit(passed, end=piece.end, metadata=call.take_metadata())
+        if final:
+            self._finish(Outcome("completed", status))
+        return Emit(passed, end=final, metadata=call.take_metadata())
 
     async def _pass(self, call: Call, events: list[Event], *, final: bool) -> bytes:
         if call.reader is not None:

@@ -18,6 +18,15 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
 
 
+class Cut(Exception):  # noqa: N818 - not an error: the filter's last word on a stream
+    """Ends a streamed answer that has begun: ``body`` is the last that the client gets of it; ``code`` says why."""
+
+    def __init__(self, body: bytes, code: str) -> None:
+        super().__init__(code)
+        self.body = body
+        self.code = code
+
+
 class Filter:
     """One concern in the life of one call; made anew for each call, so its state is its own.
 
@@ -33,11 +42,16 @@ class Filter:
         """The request is complete, parsed as ``call.document``."""
         return None
 
-    async def on_response_head(self) -> None:
-        """Status and headers of the answer are known and may be changed."""
+    async def on_response_head(self) -> Reply | None:
+        """Status and headers of the answer are known and may be changed, or another answer given."""
+        return None
 
     async def on_events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
-        """Events of a streamed answer: what is not returned is held back. ``final``: nothing comes after these."""
+        """Events of a streamed answer: what is not returned is held back. ``final``: nothing comes after these.
+
+        A filter that holds something back and sets ``call.wake_after`` is called again, with no events, when the
+        stream has been silent for so long. ``raise Cut(...)`` ends the stream.
+        """
         del final
         return events
 

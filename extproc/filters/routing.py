@@ -62,7 +62,7 @@ class Routing(Filter):
         }
         return None
 
-    async def on_response_head(self) -> None:
+    async def on_response_head(self) -> Reply | None:
         answered = self._call.answered
         if answered is not None and not answered.local:
             self._call.metadata |= {
@@ -70,6 +70,7 @@ class Routing(Filter):
                 "target": answered.target,
                 "attempts": answered.attempts,
             }
+        return None
 
     async def on_response(self) -> None:
         """Errors of a provider: never with its key, never about its key, always JSON of the dialect."""

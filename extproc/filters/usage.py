@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from extproc.core.call import Call, Outcome
-from extproc.core.filter import Filter
+from extproc.core.filter import Filter, Reply
 from extproc.dialects import base as dialects
 from extproc.dialects.endpoints import Endpoint
 from extproc.dialects.sse import Event
@@ -21,12 +21,13 @@ class UsageFilter(Filter):
         self._asks_usage = asks_usage
         self._hides_usage = False
 
-    async def on_response_head(self) -> None:
+    async def on_response_head(self) -> Reply | None:
         call = self._call
         if call.request is None or call.endpoint is None or call.answered is None or not call.request.stream:
-            return
+            return None
         asked = self._asks_usage(call.answered.provider, call.endpoint, True)
         self._hides_usage = asked and not call.request.wants_stream_usage
+        return None
 
     async def on_events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
         reader = self._call.reader
@@ -52,7 +53,7 @@ class UsageFilter(Filter):
     async def on_done(self, outcome: Outcome) -> None:
         """A stream that ended early has used what passed."""
         reader = self._call.reader
-        if outcome.how in ("aborted", "failed") and reader is not None and reader.usage_is_partial():
+        if outcome.how != "completed" and reader is not None and reader.usage_is_partial():
             self._book_what_passed(reader)
 
     def _book_what_passed(self, reader: dialects.StreamReader) -> None:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from playbook import (
     CALL,
     KEY,
+    SETTLED,
     Answers,
     Close,
     Emits,
     Error,
+    Idle,
     Including,
     Playbook,
     Proceeds,
@@ -30,7 +32,9 @@ from strategies import chunkings, sse_streams
 from extproc.core import encoding
 from extproc.core.call import Call, Outcome
 from extproc.core.exchange import CALL_ID
+from extproc.core.filter import Cut, Filter, Reply
 from extproc.core.messages import BodyMode, Trailers
+from extproc.dialects.sse import Event
 from extproc.dialects.usage import Usage
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}
@@ -219,3 +223,85 @@ def test_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert playbook >> whole(bomb) << Answers(502, Error("provider_error", message="too large"))
     assert begun(headers=compressed) >> piece(bomb) << Emits(Including(b"too large"), end=True)
+
+
+# --- filters that hold back, and filters that end it ------------------------------------------------------------
+
+
+def test_a_filter_ends_a_stream() -> None:
+    """What it says last goes out and ends the stream; what the provider sends after it is nobody's."""
+    journal = Journal()
+
+    def cut(call: Call) -> None:
+        if call.events > 1:
+            raise Cut(b"data: farewell\n\n", "content_blocked")
+
+    playbook = begun(Fake("f", journal, {"events": cut}))
+
+    assert (
+        playbook
+        >> piece(b"data: 1\n\n")
+        << Emits(b"data: 1\n\n")
+        >> piece(b"data: 2\n\n")
+        << Emits(b"data: farewell\n\n", end=True, metadata=SETTLED)
+        >> piece(b"data: 3\n\n", end=True)
+        << Emits(b"", end=True)
+        >> Close()
+    )
+    assert journal.outcomes["f"] == [Outcome("replied", 200, "content_blocked")]
+
+
+class Patient(Filter):
+    """Holds the first events until the stream has been silent for a while."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._held: list[Event] = []
+
+    async def on_events(self, events: Sequence[Event], *, final: bool) -> Sequence[Event]:
+        self._held += events
+        if events and not final and self._call.events == 1:
+            self._call.wake_after = 0.2
+            return []
+        self._call.wake_after = None
+        out, self._held = self._held, []
+        return out
+
+
+class PatientPlugin:
+    def open(self, call: Call) -> Filter:
+        return Patient(call)
+
+
+def test_what_is_held_back_is_due_in_time() -> None:
+    """A filter that asks to be woken gets the silence, and lets out what it held; the stream goes on."""
+    machine = exchange(PatientPlugin())
+    playbook = Playbook(machine)
+    for message in (request(), body({"model": "gpt", "stream": True}), stream()):
+        playbook.say(message)
+
+    assert playbook >> piece(b"data: 1\n\n") << Emits(b"")
+    assert machine.idle_timeout == 0.2
+    assert (
+        playbook
+        >> Idle()
+        << Emits(b"data: 1\n\n", end=False)
+        >> piece(b"data: 2\n\n", end=True)
+        << Emits(b"data: 2\n\n", end=True)
+        >> Close()
+    )
+
+
+def test_another_answer_instead_of_the_providers() -> None:
+    """A filter may answer itself when the provider's answer has only begun; filters outside it see that answer."""
+    journal = Journal()
+    outer = Fake("outer", journal)
+    inner = Fake("inner", journal, {"response_head": Reply(b'{"ours": 1}')})
+    playbook = Playbook(exchange(outer, inner, journal=journal))
+    playbook.say(request())
+    playbook.say(body({"model": "gpt"}))
+
+    assert playbook >> stream() << Answers(200, b'{"ours": 1}') >> Close()
+    assert "outer.response" in journal.steps
+    assert "inner.response" not in journal.steps
+    assert journal.outcomes["outer"] == [Outcome("replied", 200)]
