@@ -1,6 +1,6 @@
 """One way to read and write the bodies of every endpoint, whatever its dialect."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -8,18 +8,35 @@ import msgspec
 from extproc.dialects import anthropic, openai, responses
 from extproc.dialects.document import Document, InvalidField
 from extproc.dialects.endpoints import CHAT, DialectName, Endpoint, EndpointName
-from extproc.dialects.facts import AnswerFacts, Chunk, Dialect, Prompt, RequestFacts, decode
+from extproc.dialects.facts import (
+    AnswerFacts,
+    Chunk,
+    Dialect,
+    Ending,
+    Prompt,
+    RequestFacts,
+    decode,
+    decode_object,
+)
 from extproc.dialects.openai import ask_for_usage
-from extproc.dialects.sse import Event
+from extproc.dialects.places import UNREADABLE, Piece, Place, Role, Said, erase_traces, whole_pieces
+from extproc.dialects.places import request_places as _request_places
+from extproc.dialects.places import rewrite_request as _rewrite_request
+from extproc.dialects.sse import Event, replace_data
 from extproc.dialects.tokens import Meter
 from extproc.dialects.usage import MAX_TOKENS, Usage
 
 __all__ = [
     "AnswerFacts",
     "Chunk",
+    "Ending",
+    "Piece",
+    "Place",
     "RequestFacts",
     "StreamReader",
+    "answer_texts",
     "ask_for_usage",
+    "blocked_answer",
     "dialect_for",
     "error_body",
     "error_event",
@@ -32,6 +49,11 @@ __all__ = [
     "read_answer",
     "read_prompt",
     "read_request",
+    "request_texts",
+    "rewrite_answer",
+    "rewrite_event",
+    "rewrite_request",
+    "text_event",
 ]
 
 _DIALECTS: Final[dict[EndpointName, Dialect]] = {
@@ -49,6 +71,22 @@ _MAX_OUTPUT: Final[dict[EndpointName, tuple[str, ...]]] = {
     "responses": ("max_output_tokens",),
     "messages": ("max_tokens",),
 }
+
+_TEXT_FIELDS: Final[dict[EndpointName, dict[str, Role]]] = {
+    "chat": {
+        "messages": "user",
+        "documents": "user",
+        "prediction": "assistant",
+        "tools": "system",
+        "functions": "system",
+        "response_format": "system",
+    },
+    "completions": {"prompt": "user", "suffix": "user"},
+    "embeddings": {"input": "user"},
+    "responses": {"instructions": "system", "prompt": "user", "input": "user", "tools": "system", "text": "system"},
+    "messages": {"system": "system", "messages": "user", "tools": "system"},
+}
+"""Where a request has text, and who says it unless the text tells."""
 
 
 def dialect_for(endpoint: Endpoint) -> Dialect:
@@ -101,6 +139,78 @@ def read_answer(endpoint: Endpoint, body: bytes) -> AnswerFacts:
     return dialect_for(endpoint).read_answer(body)
 
 
+def request_texts(endpoint: Endpoint, document: Document) -> list[Place]:
+    """Every text of a request with where it stands: messages, system, tool calls and results, tools' descriptions."""
+    return _request_places(document, _TEXT_FIELDS[endpoint.name])
+
+
+def rewrite_request(endpoint: Endpoint, document: Document, changes: Mapping[str, str]) -> None:
+    """Replace texts, by the paths of their places. Top-level fields in which none stands keep their bytes."""
+    _rewrite_request(document, _TEXT_FIELDS[endpoint.name], changes)
+
+
+def answer_texts(endpoint: Endpoint, body: bytes) -> list[Piece]:
+    """Every text of a whole answer, of all its choices. One unreadable piece where it is not JSON."""
+    answer = decode_object(body)
+    return [UNREADABLE] if answer is None else whole_pieces(dialect_for(endpoint).said(answer))
+
+
+def rewrite_answer(endpoint: Endpoint, body: bytes, changes: Mapping[str, str]) -> bytes:
+    """The answer with texts replaced, by the paths of their pieces; and without log probabilities if any is."""
+    answer = decode_object(body)
+    if answer is None:
+        return body
+    said = list(dialect_for(endpoint).said(answer))
+    return _rewritten(answer, said, [changes.get(one.slot.path, one.slot.text) for one in said]) or body
+
+
+def rewrite_event(endpoint: Endpoint, event: Event, texts: Sequence[str]) -> bytes:
+    """The event with the texts of its pieces replaced, in order (those of unreadable ones count and stay).
+
+    Its own bytes if nothing changes. Log probabilities, which tell the text once more, go where something does.
+    """
+    body = decode_object(event.data)
+    if body is None:
+        return event.raw
+    said = list(dialect_for(endpoint).said(body, event.type))
+    changed = _rewritten(body, said, texts)
+    return event.raw if changed is None else replace_data(event.raw, changed)
+
+
+def _rewritten(body: dict[str, Any], said: Sequence[Said], texts: Sequence[str]) -> bytes | None:
+    changes = [(one.slot, text) for one, text in zip(said, texts, strict=True) if one.slot.text != text]
+    changes = [(slot, text) for slot, text in changes if slot.what in ("text", "json")]
+    if not changes:
+        return None
+    for slot, text in changes:
+        slot.put(text)
+    erase_traces(body)
+    return msgspec.json.encode(body)
+
+
+def text_event(endpoint: Endpoint, like: Event | None, key: str, text: str) -> bytes:
+    """An event with more text of this key, such as the stream of ``like``, an event that was read, would have it.
+
+    For what is held when ``closes`` names the key: it goes just before. Empty for the kind ``other``, whose texts
+    come whole.
+    """
+    if key.split("/")[1] == "other":
+        return b""
+    said = like.chunk.said if like is not None and like.chunk is not None else None
+    return dialect_for(endpoint).text_event(endpoint, said or {}, key, text)
+
+
+def blocked_answer(endpoint: Endpoint, ending: Ending, *, stream: bool) -> tuple[bytes, str] | None:
+    """A normal answer that says the sentence and cost nothing, and its content type; None where answers are no text."""
+    dialect = dialect_for(endpoint)
+    answer = dialect.blocked_answer(endpoint, ending)
+    if answer is None:
+        return None
+    if stream:
+        return dialect.trail(endpoint).blocked(ending), "text/event-stream"
+    return msgspec.json.encode(answer), "application/json"
+
+
 class StreamReader:
     """Reads a streamed answer on its way. What a provider sends never raises.
 
@@ -108,10 +218,11 @@ class StreamReader:
     carried an error. ``sequence`` is the number that the next event would have, in APIs that number them.
     """
 
-    __slots__ = ("_meter", "_parse", "_partial", "failed", "finished", "sequence", "usage")
+    __slots__ = ("_meter", "_parse", "_partial", "_trail", "failed", "finished", "sequence", "usage")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._parse = dialect_for(endpoint).parser()
+        self._trail = dialect_for(endpoint).trail(endpoint)
         self._meter = Meter()
         self._partial = True
         self.usage: Usage | None = None
@@ -121,11 +232,12 @@ class StreamReader:
 
     def read(self, event: Event) -> None:
         """Take note of the event and leave what it says on it, as ``event.chunk``."""
-        chunk = event.chunk = self._parse(event)
+        chunk = event.chunk = Chunk((UNREADABLE,)) if event.oversize else self._parse(event)
         if chunk is None:
             return
-        for text in chunk.texts:
-            self._meter.add(text)
+        for piece in chunk.pieces:
+            if not piece.again and not piece.copy:
+                self._meter.add(piece.text)
         if chunk.usage is not None:
             self.usage = chunk.usage
             self._partial = chunk.partial
@@ -135,6 +247,18 @@ class StreamReader:
             self.failed = True
         if chunk.sequence is not None:
             self.sequence = chunk.sequence + 1
+
+    def sent(self, event: Event) -> None:
+        """The event, which was read, is on its way to the client, its texts changed or not."""
+        if event.chunk is not None and event.chunk.said is not None:
+            self._trail.note(event.chunk.said)
+
+    def blocked(self, ending: Ending) -> bytes:
+        """The events that end the stream with a sentence, in the API's own way: after those that were ``sent``.
+
+        What was being said is closed first; a tool call that was begun is not to be made.
+        """
+        return self._trail.blocked(ending)
 
     def usage_is_partial(self) -> bool:
         """Whether nothing was reported yet that counts the output."""

@@ -1,18 +1,22 @@
 """What we read in requests and answers, the same for every dialect."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from extproc.dialects.document import Document, InvalidField
 from extproc.dialects.endpoints import Endpoint
+from extproc.dialects.places import Piece, Said
 from extproc.dialects.sse import Event
 from extproc.dialects.tokens import Tokens, count, estimate
 from extproc.dialects.usage import Usage
 
 T = TypeVar("T")
+
+BLOCKED_MODEL: Final = "from-security-guard"
+"""The model of answers that we make ourselves in place of a blocked one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +61,41 @@ class AnswerFacts:
 class Chunk(msgspec.Struct, gc=False):
     """What one event of a stream says.
 
-    ``usage`` counts the whole stream so far; it is ``partial`` where the provider will correct it at the
-    end. ``usage_only``: the event is there for the usage alone. ``sequence``: its number, where the API
-    numbers events.
+    ``pieces`` are its texts, ``closes`` the keys of those that are complete with it. ``usage`` counts the whole
+    stream so far; it is ``partial`` where the provider will correct it at the end. ``usage_only``: the event is there
+    for the usage alone. ``sequence``: its number, where the API numbers events. ``said``: its data, decoded, not to
+    be changed.
     """
 
-    texts: Sequence[str] = ()
+    pieces: Sequence[Piece] = ()
+    closes: Sequence[str] = ()
     usage: Usage | None = None
     partial: bool = False
     finished: bool = False
     failed: bool = False
     usage_only: bool = False
     sequence: int | None = None
+    said: dict[str, Any] | None = None
 
 
 Parser = Callable[[Event], Chunk | None]
 """Reads the events of one stream in order; None for an event that says nothing."""
+
+
+class Trail(Protocol):
+    """What a client has of a stream, as far as it matters for ending it."""
+
+    def note(self, said: dict[str, Any]) -> None: ...
+    def blocked(self, ending: "Ending") -> bytes: ...
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How we end a call ourselves. ``created``: seconds since the epoch; ``include_usage``: the client asked for it."""
+
+    sentence: str
+    created: int
+    call_id: str
+    include_usage: bool = False
 
 
 class Dialect(Protocol):
@@ -82,6 +105,10 @@ class Dialect(Protocol):
     def read_prompt(self, endpoint: Endpoint, document: Document) -> Prompt: ...
     def read_answer(self, body: bytes) -> AnswerFacts: ...
     def parser(self) -> Parser: ...
+    def said(self, body: dict[str, Any], kind: str = "") -> Iterator[Said]: ...
+    def trail(self, endpoint: Endpoint) -> Trail: ...
+    def blocked_answer(self, endpoint: Endpoint, ending: Ending) -> dict[str, Any] | None: ...
+    def text_event(self, endpoint: Endpoint, like: dict[str, Any], key: str, text: str) -> bytes: ...
     def error_event(
         self,
         *,
@@ -110,6 +137,19 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | None) -> T | None:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def decode_object(data: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that the data is; None where it is none."""
+    return decode(_OBJECT, data)
+
+
+_OBJECT: Final[msgspec.json.Decoder[dict[str, Any]]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def number(value: Any, default: int = 0) -> int:
+    """An index, or the default where ``value`` is none."""
+    return value if type(value) is int else default
 
 
 def text(value: Any) -> str | None:

@@ -154,6 +154,12 @@ def encode(data: bytes, type: str = "") -> bytes:  # noqa: A002 - the field's ow
     return head + b"".join(b"data: %b\n" % line for line in _lines(data)) + b"\n"
 
 
+def replace_data(raw: bytes, data: bytes) -> bytes:
+    """The event ``raw`` with these data lines in place of its own; its other fields and comments stay."""
+    lines = [line for line in _lines(raw.removeprefix(_BOM)) if line and line.partition(b":")[0] != b"data"]
+    return b"".join(b"%b\n" % line for line in lines) + encode(data)
+
+
 def _lines(text: bytes) -> list[bytes]:
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
