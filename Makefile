@@ -17,6 +17,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 	$(BIN)/python -m extproc.config.reference --check docs/configuration.md docs/extproc.schema.json
+	$(BIN)/python -m extproc.wire.generate --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -24,6 +25,7 @@ format: $(STAMP)
 
 generate: $(STAMP)
 	$(BIN)/python -m extproc.config.reference docs/configuration.md docs/extproc.schema.json
+	$(BIN)/python -m extproc.wire.generate
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

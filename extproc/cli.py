@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from extproc.commands import consumer, key, ledger, team, usage
+from extproc.commands import audit, consumer, key, ledger, team, usage
 from extproc.commands.common import DEFAULT, ConfigFile, fail, refused
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ app.add_typer(team.app, name="team")
 app.add_typer(key.app, name="key")
 app.command("usage")(usage.usage)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(audit.app, name="audit")
 
 
 def _version(wanted: bool) -> None:

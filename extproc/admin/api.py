@@ -1,4 +1,4 @@
-"""The HTTP admin API: teams, consumers, keys, usage, ledger. What blocks runs in threads."""
+"""The HTTP admin API: teams, consumers, keys, usage, ledger, audit. What blocks runs in threads."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -16,6 +16,8 @@ from extproc.admin import routes
 from extproc.admin.errors import Invalid
 from extproc.admin.guard import error
 from extproc.admin.operations import Operations
+from extproc.admin.records import Records
+from extproc.audit.record import AuditStore
 from extproc.config.load import described
 from extproc.config.schema import Config
 from extproc.stores.ports import Conflict, DatabaseUnavailable, Ledger, NotFound, Register, StateUnavailable
@@ -23,7 +25,7 @@ from extproc.telemetry import log
 
 _LOG = log.get()
 _ABOUT: Final = (
-    "Teams, consumers and keys of the database, usage and ledger. Every request needs a token "
+    "Teams, consumers and keys of the database, usage, ledger and audit. Every request needs a token "
     "(`Authorization: Bearer TOKEN`) or, where the server asks for them, a client certificate."
 )
 _STATUSES: Final[dict[type[Exception], tuple[int, str]]] = {
@@ -46,6 +48,7 @@ class Backend:
 
     register: Register
     ledger: Ledger
+    audit: AuditStore
     config: Callable[[], Config]
     tokens: Callable[[], Sequence[bytes]]
     pools: routes.Pools
@@ -84,6 +87,7 @@ def api(backend: Backend) -> FastAPI:
     routes.add_consumers(made, operations, backend.quota)
     routes.add_keys(made, operations)
     routes.add_reports(made, backend.ledger, backend.config, backend.verify)
+    routes.add_audit(made, Records(backend.audit, lambda: backend.config().accounts.timezone))
     routes.add_providers(made, backend.pools)
 
     @made.get("/docs", include_in_schema=False)

@@ -109,6 +109,48 @@ class RowsQuery(Body):
     """Without it, by the Accept header."""
 
 
+class AuditQuery(Body):
+    """Which records: all that is given must hold; check, category and action of one and the same verdict."""
+
+    text: str = ""
+    """Words of the request or the answer; `word*` is how one begins."""
+    since: str | None = None
+    """Calls that began then or later: `7d` ago, or a date or time."""
+    until: str | None = None
+    """Calls that began before: likewise."""
+    consumer: str | None = None
+    """Those of one consumer."""
+    team: str | None = None
+    """Those of one team."""
+    person: str | None = None
+    """Those with this `user`, as the client sent it."""
+    model: str | None = None
+    """Those of one public model."""
+    provider: str | None = None
+    """Those that one provider answered."""
+    how: str | None = None
+    """completed, replied, refused, aborted, failed or lost."""
+    status: int | None = None
+    """Those answered with this status."""
+    policy: str | None = None
+    """Those under one policy."""
+    check: str | None = None
+    """Those in which this check or judge found something."""
+    category: str | None = None
+    """Those in which something of this category was found."""
+    action: Literal["flag", "mask", "block"] | None = None
+    """Those in which something was found and this was done."""
+
+
+class AuditPageQuery(AuditQuery):
+    """Which records, and how many of them."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """At most so many, the newest first."""
+    cursor: str = ""
+    """Where to go on: `next` of the answer before."""
+
+
 class UsageQuery(Body):
     """Which totals, and how they are parted. Totals are kept for every quarter of an hour."""
 

@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from extproc.telemetry import log
 
 CERTIFIED: Final = "client_certificate"
-"""Name in the state of a request: whether its connection began with a client's verified certificate."""
+"""Name in the state of a request: whose verified certificate its connection began with; empty without one."""
+WHO: Final = "who"
+"""Name in the state of a request that passed: who sent it, as the audit notes it."""
 
 _LOG = log.get()
 _CLOSED: Final = (
@@ -40,29 +42,34 @@ class Guard:
                 headers["x-content-type-options"] = "nosniff"
             await send(message)
 
-        refusal = self._refusal(scope)
+        who, refusal = self._judged(scope)
         if refusal:
             answer = error("unauthorized", refusal, 401, {"www-authenticate": "Bearer"})
             await answer(scope, receive, send_private)
             return
+        scope["state"] = {**scope.get("state", {}), WHO: who}
         try:
             await self._app(scope, receive, send_private)
         except Exception:  # noqa: BLE001 - the last to see it
             # It has been answered; of bodies and headers nothing is in a traceback.
             _LOG.exception("admin failed", method=scope["method"])
 
-    def _refusal(self, scope: Scope) -> str:
+    def _judged(self, scope: Scope) -> tuple[str, str]:
+        """Who it is, or why not."""
         headers = Headers(scope=scope)
         # A browser shows a certificate for any page that asks it to call us, and says so with `origin`.
-        if scope.get("state", {}).get(CERTIFIED) and "origin" not in headers:
-            return ""
+        certified = scope.get("state", {}).get(CERTIFIED)
+        if certified and "origin" not in headers:
+            return f"certificate {certified}", ""
         tokens = self._tokens()
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            return _MISSING if tokens or self._certificates else _CLOSED
+            return "", _MISSING if tokens or self._certificates else _CLOSED
         digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
         known = [hmac.compare_digest(digest, each) for each in tokens]
-        return "" if any(known) else _WRONG if tokens else _CLOSED
+        if any(known):
+            return f"token {digest.hex()[:12]}", ""
+        return "", _WRONG if tokens else _CLOSED
 
 
 def error(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -104,11 +104,19 @@ def _tls(tls: AdminTls) -> dict[str, Any]:
 
 
 class _Protocol(H11Protocol):
-    """Tells the application whether the client has shown a certificate. A bad one has ended the handshake."""
+    """Tells the application whose certificate the client has shown. A bad one has ended the handshake."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.app_state = {**self.app_state, CERTIFIED: bool(transport.get_extra_info("peercert"))}
+        self.app_state = {**self.app_state, CERTIFIED: _subject(transport.get_extra_info("peercert"))}
+
+
+def _subject(certificate: dict[str, Any] | None) -> str:
+    """Its common name, else its serial number."""
+    if not certificate:
+        return ""
+    names = dict(pair for group in certificate.get("subject", ()) for pair in group)
+    return str(names.get("commonName") or certificate.get("serialNumber") or "without a name")
 
 
 class _Server(uvicorn.Server):

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 
 from extproc.admin import reports
 from extproc.admin.bodies import (
+    AuditPageQuery,
+    AuditQuery,
     ConsumerChange,
     ConsumerView,
     CreatedKey,
@@ -26,7 +28,9 @@ from extproc.admin.bodies import (
     TeamView,
     UsageQuery,
 )
+from extproc.admin.guard import WHO
 from extproc.admin.operations import Operations
+from extproc.admin.records import Records
 from extproc.config.schema import Config
 from extproc.stores.ports import Difference, Ledger
 
@@ -175,6 +179,33 @@ def add_reports(made: FastAPI, ledger: Ledger, config: Callable[[], Config], ver
     async def verify_ledger() -> list[dict[str, Any]]:
         """Where the totals and the numbers in use differ from the rows; an empty list is what should be."""
         return [asdict(difference) for difference in await verify()]
+
+
+def add_audit(made: FastAPI, records: Records) -> None:
+    @made.get("/audit", tags=["audit"])
+    def search_audit(request: Request, query: Annotated[AuditPageQuery, Query()]) -> dict[str, Any]:
+        """Records without their texts, the newest first; ``next`` is the ``cursor`` of what follows. It is noted."""
+        found, following = records.search(_who(request), query, limit=query.limit, cursor=query.cursor)
+        return {"records": found, "next": following}
+
+    @made.delete("/audit", responses=_errors(409), tags=["audit"])
+    def delete_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> dict[str, int]:
+        """Delete the records that match; all of them, where nothing is asked for, is refused. It is noted."""
+        return {"deleted": records.delete(_who(request), query)}
+
+    @made.get("/audit/readings", tags=["audit"])
+    def list_readings(request: Request, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> list[dict[str, Any]]:
+        """Who has looked at the audit or deleted from it, the newest first. It is noted."""
+        return records.readings(_who(request), limit)
+
+    @made.get("/audit/{call_id}", responses=_errors(404), tags=["audit"])
+    def show_record(request: Request, call_id: str) -> dict[str, Any]:
+        """The whole record of one call, with its texts as the policy keeps them. It is noted."""
+        return records.show(_who(request), call_id)
+
+
+def _who(request: Request) -> str:
+    return str(request.scope["state"][WHO])
 
 
 def add_providers(made: FastAPI, pools: Pools) -> None:

@@ -11,7 +11,10 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from extproc.config.schema import Config, Consumer, ConsumerKey, Model, Price, SecretRef, Team
+from extproc.config.audit import AuditSink
+from extproc.config.judges import secrets as judge_secrets
+from extproc.config.parts import SecretRef
+from extproc.config.schema import Config, Consumer, ConsumerKey, Model, Price, Team
 from extproc.config.tokens import weakness
 from extproc.core.secret import Secret
 
@@ -49,6 +52,10 @@ class Loaded:
     """Every file that was read, secrets too, with the fingerprint of what was read."""
     admin_tokens: tuple[bytes, ...] = ()
     """SHA-256 of each."""
+    sink_secrets: tuple[Mapping[str, Secret], ...] = ()
+    """Of each of the audit's sinks: headers of `otlp`, `key_id` and `key_secret` of `sls`."""
+    judge_keys: Mapping[str, Mapping[str, Secret]] = field(default_factory=dict)
+    """Of each judge, by their keys: `key`, or `access_key_id` and `access_key_secret`."""
 
 
 def load(file: Path) -> Loaded:
@@ -85,6 +92,14 @@ def parse(raw: bytes, file: Path) -> Loaded:
         for name, consumer in config.consumers.items()
     }
     tokens = [secrets.read(ref, f"admin.tokens[{i}]") for i, ref in enumerate(config.admin.tokens)]
+    sink_secrets = tuple(
+        {name: Secret(secrets.read(ref, f"audit.sinks[{i}].{path}")) for name, path, ref in _sink_secrets(sink)}
+        for i, sink in enumerate(config.audit.sinks)
+    )
+    judge_keys = {
+        name: {key: Secret(secrets.read(ref, f"judges.{name}.{key}")) for key, ref in judge_secrets(judge).items()}
+        for name, judge in config.judges.items()
+    }
     problems = [
         *secrets.problems,
         *_references(config),
@@ -99,7 +114,17 @@ def parse(raw: bytes, file: Path) -> Loaded:
         digest.update(hashlib.sha256(content).digest())
     files = {file: hashlib.sha256(raw).digest(), **secrets.files}
     admin_tokens = tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
-    return Loaded(config, provider_keys, consumer_digests, digest.hexdigest()[:12], file, files, admin_tokens)
+    return Loaded(
+        config,
+        provider_keys,
+        consumer_digests,
+        digest.hexdigest()[:12],
+        file,
+        files,
+        admin_tokens,
+        sink_secrets,
+        judge_keys,
+    )
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------
@@ -162,7 +187,12 @@ def _validated(tree: object, file: Path) -> Config:
 
 def described(errors: Iterable[Any]) -> list[Problem]:
     """Pydantic's errors in our words. Input values stay out of them: they may be secrets."""
-    return [Problem(_path(error["loc"]), _message(error)) for error in errors]
+    return [Problem(_path(_written(error["loc"])), _message(error)) for error in errors]
+
+
+def _written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without what pydantic adds: the kind of a judge, by which it chose what a judge may have."""
+    return location[:2] + location[3:] if location[:1] == ("judges",) else location
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -186,6 +216,7 @@ def _message(error: Any) -> str:
 
 def _references(config: Config) -> Iterable[Problem]:
     yield from _account_references(config)
+    yield from _judge_references(config)
     for name, model in config.models.items():
         for path, target in _targets(name, model):
             if target.provider not in config.providers:
@@ -194,6 +225,16 @@ def _references(config: Config) -> Iterable[Problem]:
         for index, group in enumerate(model.route):
             if not sum(t.weight for t in group):
                 yield Problem(f"models.{name}.route[{index}]", "all weights are 0")
+
+
+def _judge_references(config: Config) -> Iterable[Problem]:
+    for name, policy in config.policies.items():
+        for direction in ("request", "response"):
+            for index, check in enumerate(getattr(policy.moderation, direction)):
+                if check.judge is not None and check.judge not in config.judges:
+                    known = ", ".join(sorted(config.judges)) or "none"
+                    path = f"policies.{name}.moderation.{direction}[{index}].judge"
+                    yield Problem(path, f"no judge is called {check.judge!r}; there are: {known}")
 
 
 def _account_references(config: Config) -> Iterable[Problem]:
@@ -262,6 +303,16 @@ def _weak_tokens(config: Config, tokens: Iterable[str]) -> Iterable[Problem]:
 
 MIN_KEY: Final = 8
 """Characters of the shortest key that a consumer may have."""
+
+
+def _sink_secrets(sink: AuditSink) -> Iterable[tuple[str, str, SecretRef]]:
+    """Name, place and reference of each."""
+    if sink.otlp is not None:
+        for name, ref in sink.otlp.headers.items():
+            yield name, f"otlp.headers.{name}", ref
+    if sink.sls is not None:
+        yield "key_id", "sls.key_id", sink.sls.key_id
+        yield "key_secret", "sls.key_secret", sink.sls.key_secret
 
 
 def resolved(ref: SecretRef, base: Path) -> str:

@@ -57,9 +57,10 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})" if "properties" in _resolve(field["$ref"], schema) else name
-    if "anyOf" in field:
-        kinds = [_type(option, schema) for option in field["anyOf"] if option.get("type") != "null"]
-        return " or ".join(kinds)
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(_type(option, schema) for option in options if option.get("type") != "null")
+    if "const" in field:
+        return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field.get("type"):

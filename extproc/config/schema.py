@@ -8,41 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from extproc.accounts.prices import Price as NanoPrice
 from extproc.accounts.rules import Rule
+from extproc.config.audit import Audit, AuditPolicy
+from extproc.config.judges import Judge
+from extproc.config.moderation import Moderation
+from extproc.config.parts import Part, Positive, SecretRef
 from extproc.config.units import Count, Money, Seconds, Size
 from extproc.dialects.endpoints import DialectName, EndpointName
 from extproc.providers.presets import PRESETS
 from extproc.stores.ports import NANO, Unit
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]{0,127}$")]
-Positive = Annotated[Seconds, Field(gt=0)]
 Weight = Annotated[int, Field(ge=0, le=1_000_000)]
-
-
-class Part(BaseModel):
-    """What all parts of the document have in common."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class SecretRef(Part):
-    """Where a secret is: exactly one of the three."""
-
-    env: str | None = None
-    """Name of an environment variable that holds it."""
-    file: Path | None = None
-    """File that holds it; relative to the configuration file. White space at its end is dropped."""
-    value: str | None = Field(default=None, repr=False)
-    """The secret itself: for tests and demonstrations."""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if sum(x is not None for x in (self.env, self.file, self.value)) != 1:
-            raise ValueError("a secret is {env: NAME}, {file: PATH} or {value: TEXT}")
-        return self
 
 
 class ConsumerKey(SecretRef):
@@ -408,6 +388,10 @@ class Policy(Part):
 
     quota: QuotaPolicy = QuotaPolicy()
     """How quotas and limits treat what is not an ordinary call."""
+    moderation: Moderation = Moderation()
+    """Which texts are judged, how, and what is done about them."""
+    audit: AuditPolicy = AuditPolicy()
+    """What is kept of its calls for the audit."""
 
 
 class ProviderKey(SecretRef):
@@ -537,6 +521,7 @@ class Config(Part):
     state: State = State()
     database: Database = Database()
     accounts: Accounts = Accounts()
+    audit: Audit = Audit()
     providers: dict[Name, Provider] = {}
     """The upstream services, by name."""
     models: dict[Name, Model] = {}
@@ -547,6 +532,8 @@ class Config(Part):
     """Who may call, by name; more can be made with `extproc consumer create`."""
     policies: dict[Name, Policy] = {}
     """What happens to calls, by name; `default` applies where nothing names another."""
+    judges: dict[Name, Judge] = {}
+    """Remote judges, by name: the checks of policies use them."""
 
     @model_validator(mode="after")
     def _workers_need_redis(self) -> Self:

@@ -74,6 +74,7 @@ def _backend(supervisor: Supervisor, database: Database) -> Backend:
     return Backend(
         register=database.register,
         ledger=database.ledger,
+        audit=database.audit,
         config=lambda: supervisor.config,
         tokens=lambda: supervisor.admin_tokens,
         pools=supervisor.pools,

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-_HEAD: Final = struct.Struct("<II")  # length of the record, and its CRC-32
+HEAD: Final = struct.Struct("<II")
+"""Before each record: its length, and its CRC-32."""
 _SPARE: Final = 4 << 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
@@ -39,27 +40,27 @@ class Journal:
         while self._file < 0:
             # Until it is locked, whoever had it before may have put another file in its place.
             with contextlib.suppress(FileNotFoundError):
-                self._file = _lock(self.path, _FLAGS)
-        records = list(_records(self.path.read_bytes()))
-        self._size = sum(_HEAD.size + len(record) for record in records)
+                self._file = lock(self.path, _FLAGS)
+        found = list(records(self.path.read_bytes()))
+        self._size = sum(HEAD.size + len(record) for record in found)
         os.ftruncate(self._file, self._size)
-        return records
+        return found
 
     def append(self, record: bytes) -> None:
         """Raises OSError, and then the file is as it was."""
-        framed = _framed(record)
-        if os.write(self._file, framed) != len(framed):
+        content = framed(record)
+        if os.write(self._file, content) != len(content):
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self._size += len(framed)
+        self._size += len(content)
 
-    def rewrite(self, records: Iterable[bytes]) -> None:
+    def rewrite(self, kept: Iterable[bytes]) -> None:
         """Keep these alone. Raises OSError, and then the file is as it was, and may grow twice as far."""
         self._most = 2 * max(self._size, self._spare)
-        content = b"".join(map(_framed, records))
+        content = b"".join(map(framed, kept))
         new = self.path.with_name(f"{self.path.name}.new")
         try:
-            file = _lock(new, _FLAGS | os.O_TRUNC)
+            file = lock(new, _FLAGS | os.O_TRUNC)
             try:
                 new.write_bytes(content)
                 new.replace(self.path)
@@ -83,23 +84,23 @@ class Journal:
         self._file = -1
 
 
-def _framed(record: bytes) -> bytes:
-    return _HEAD.pack(len(record), zlib.crc32(record)) + record
+def framed(record: bytes) -> bytes:
+    return HEAD.pack(len(record), zlib.crc32(record)) + record
 
 
-def _records(content: bytes) -> Iterator[bytes]:
+def records(content: bytes) -> Iterator[bytes]:
     """Those that are whole, up to the first that is not: it was being written when its process ended."""
     at = 0
-    while at + _HEAD.size <= len(content):
-        length, checksum = _HEAD.unpack_from(content, at)
-        record = content[at + _HEAD.size : at + _HEAD.size + length]
+    while at + HEAD.size <= len(content):
+        length, checksum = HEAD.unpack_from(content, at)
+        record = content[at + HEAD.size : at + HEAD.size + length]
         if not record or len(record) != length or zlib.crc32(record) != checksum:
             return
         yield record
-        at += _HEAD.size + length
+        at += HEAD.size + length
 
 
-def _lock(path: Path, flags: int) -> int:
+def lock(path: Path, flags: int) -> int:
     """Raises BlockingIOError where another holds it, FileNotFoundError where it is no longer the file of that name."""
     file = os.open(path, flags, 0o600)
     try:

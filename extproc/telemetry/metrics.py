@@ -26,6 +26,15 @@ LEDGER_ROWS: Final = Counter("extproc_ledger_rows", "Rows booked.", ["how"])
 LEDGER_WAITING: Final = Gauge("extproc_ledger_waiting", "Rows that wait for the database.", multiprocess_mode="livesum")
 LEDGER_REFUSED: Final = Counter("extproc_ledger_refused", "Rows that the database did not take; each is in the log.")
 BOOKS_TROUBLE: Final = Counter("extproc_books_trouble", "Work on the books that failed and is tried again.", ["work"])
+AUDIT_RECORDS: Final = Counter("extproc_audit_records", "Records of calls written to the database.")
+AUDIT_WAITING: Final = Gauge(
+    "extproc_audit_waiting_bytes", "Records that wait for the database.", multiprocess_mode="livesum"
+)
+AUDIT_DROPPED: Final = Counter(
+    "extproc_audit_dropped", "Records lost to the database (spill, memory) or to a sink.", ["where"]
+)
+AUDIT_REFUSED: Final = Counter("extproc_audit_refused", "Records that the database did not take; each is in the log.")
+AUDIT_TROUBLE: Final = Counter("extproc_audit_trouble", "Work on the audit that failed and is tried again.", ["work"])
 ATTEMPTS: Final = Counter("extproc_attempts", "Tries at upstreams.", ["provider", "target", "number"])
 CALL_SECONDS: Final = Histogram("extproc_call_seconds", "The whole call.", ["endpoint", "streamed"], buckets=_LONG)
 FIRST_BYTE_SECONDS: Final = Histogram(

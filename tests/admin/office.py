@@ -64,6 +64,7 @@ class Office:
         return Backend(
             register=self.database.register,
             ledger=self.database.ledger,
+            audit=self.database.audit,
             config=lambda: loaded.config,
             tokens=lambda: [hashlib.sha256(token.encode()).digest() for token in self.tokens],
             pools=lambda: [{"provider": "p", "label": "main", "state": "used"}],

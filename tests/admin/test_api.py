@@ -474,6 +474,10 @@ async def test_the_document(client: httpx.AsyncClient) -> None:
         "GET /ledger",
         "GET /ledger/verify",
         "GET /providers",
+        "GET /audit",
+        "DELETE /audit",
+        "GET /audit/readings",
+        "GET /audit/{call_id}",
     }
     assert len({operation["operationId"] for _, operation in operations}) == len(operations)
     for name, operation in operations:

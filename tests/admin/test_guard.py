@@ -154,7 +154,7 @@ async def test_a_certificate_opens_but_not_for_pages(office: Office, headers: di
 
     async def certified(scope: object, receive: object, send: object) -> None:
         assert isinstance(scope, dict)
-        await mount.app({**scope, "state": {CERTIFIED: True}}, receive, send)  # type: ignore[arg-type]
+        await mount.app({**scope, "state": {CERTIFIED: "ops"}}, receive, send)  # type: ignore[arg-type]
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(certified), base_url="http://admin") as client:
         answer = await client.post("/teams", json={"name": "growth"}, headers=headers)

@@ -1,22 +1,24 @@
-"""Accounts in a database: SQLite by default, PostgreSQL by URL."""
+"""Accounts and the audit in a database: SQLite by default, PostgreSQL by URL."""
 
 from sqlalchemy import Engine
 
+from extproc.stores.sql.audit import SqlAudit
 from extproc.stores.sql.engine import Connections
 from extproc.stores.sql.ledger import SqlLedger
 from extproc.stores.sql.register import SqlRegister
 
-__all__ = ["Database", "SqlLedger", "SqlRegister", "open_database"]
+__all__ = ["Database", "SqlAudit", "SqlLedger", "SqlRegister", "open_database"]
 
 
 class Database:
-    """The register and the ledger of one database, for any thread. ``name`` is its URL as it may be shown."""
+    """Register, ledger and audit of one database, for any thread. ``name`` is its URL as it may be shown."""
 
     def __init__(self, connections: Connections, currency: str) -> None:
         self._connections = connections
         self.name = connections.name
         self.register = SqlRegister(connections)
         self.ledger = SqlLedger(connections, currency)
+        self.audit = SqlAudit(connections)
 
     @property
     def engine(self) -> Engine:

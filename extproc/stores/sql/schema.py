@@ -11,6 +11,7 @@ from sqlalchemy import (
     Dialect,
     Double,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -157,4 +158,44 @@ totals = Table(
     *(_column(name, FittedText(), primary_key=True) for name in OWNERS),
     *_numbers(*SUMS),
     Index("totals_consumer_bucket", "consumer", "bucket"),
+)
+
+_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")  # which alone SQLite counts up
+
+records = Table(
+    "audit_records",
+    metadata,
+    _column("n", _SERIAL, primary_key=True),
+    _column("call_id", FittedText()),
+    _column("time", BigInteger),
+    *_texts("consumer", "team", "person", "model", "provider", "how", "policy"),
+    _column("status", BigInteger),
+    _column("content", Text),
+    UniqueConstraint("call_id", name="audit_records_call_id"),
+    Index("audit_records_time", "time"),
+    Index("audit_records_consumer_time", "consumer", "time"),
+    Index("audit_records_person_time", "person", "time"),
+)
+"""``content`` is the whole record as JSON. Its tokens are in ``audit_words``, which is made by its migration alone:
+a table of FTS5 in SQLite, and in PostgreSQL one with a tsvector."""
+
+verdicts = Table(
+    "audit_verdicts",
+    metadata,
+    _column("id", _SERIAL, primary_key=True),
+    _column("n", BigInteger),
+    *_texts("check", "category", "action"),
+    Index("audit_verdicts_n", "n"),
+    Index("audit_verdicts_category", "category", "n"),
+)
+
+audit_readings = Table(
+    "audit_readings",
+    metadata,
+    _column("id", _SERIAL, primary_key=True),
+    _column("time", Double),
+    _column("who", FittedText()),
+    _column("what", FittedText()),
+    _column("asked", FittedText(4000)),
+    _column("found", BigInteger),
 )

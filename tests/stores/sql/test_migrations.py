@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -19,11 +20,16 @@ from extproc.stores.sql import Database, open_database
 from extproc.stores.sql.schema import metadata
 
 
+def include_name(name: str | None, kind: str, _: Any) -> bool:
+    """The index of words is of each database's own kind, and known to its migration alone."""
+    return not (kind == "table" and name is not None and name.startswith("audit_words"))
+
+
 def test_they_make_the_tables_of_the_code(database: Database) -> None:
     """Whoever changes a table writes the step to it."""
     with database.engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": "extproc_version", "compare_type": True}
+            connection, opts={"version_table": "extproc_version", "compare_type": True, "include_name": include_name}
         )
 
         assert compare_metadata(context, metadata) == []
@@ -127,4 +133,7 @@ def test_they_are_in_the_package() -> None:
     """Whoever installs extproc has them: they lie within it, and end in .py as all that is packed."""
     steps = importlib.resources.files("extproc.stores.sql") / "migrations" / "versions"
 
-    assert [step.name for step in steps.iterdir() if step.name[0].isdigit()] == ["0001_accounts.py"]
+    assert sorted(step.name for step in steps.iterdir() if step.name[0].isdigit()) == [
+        "0001_accounts.py",
+        "0002_audit.py",
+    ]
