@@ -2,15 +2,16 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from extproc import accounting
+from extproc import accounting, auditing, moderating
 from extproc.accounts.books import Books
 from extproc.accounts.consumers import Consumers, Snapshot
 from extproc.accounts.estimates import Estimator
 from extproc.accounts.prices import Prices
+from extproc.audit.record import Record
 from extproc.config.load import ConfigError, Loaded, Problem
 from extproc.core.attempt import Attempt, AttemptExchange
 from extproc.core.call import Call, Model, Target
@@ -22,9 +23,11 @@ from extproc.dialects.endpoints import ENDPOINTS, DialectName, Endpoint, dialect
 from extproc.filters.audit import AuditPlugin
 from extproc.filters.auth import AuthPlugin, OnUse
 from extproc.filters.credentials import CredentialsFilter, TargetFilter
+from extproc.filters.moderation import ModerationPlugin
 from extproc.filters.quota import QuotaPlugin
 from extproc.filters.routing import RoutingPlugin
 from extproc.filters.usage import UsagePlugin
+from extproc.moderation.types import Item, Judge, JudgeFailed, Opinion
 from extproc.providers.pool import Pool, Pools
 from extproc.providers.provider import Provider
 from extproc.telemetry import books, calls, metrics
@@ -54,6 +57,7 @@ class Services:
     snapshot: Snapshot
     keys: Pools
     on_use: OnUse
+    put: Callable[[Record], None]
     worker: str
 
 
@@ -68,6 +72,7 @@ class Build:
     attempt_filters: Sequence[AttemptFilter]
     max_answer: int
     currency: str
+    judges: Mapping[str, Judge]
 
     @property
     def digest(self) -> str:
@@ -81,14 +86,42 @@ def check(loaded: Loaded, keys: Pools | None = None) -> Parts:
     return Parts(loaded.digest, _models(loaded, providers), providers, pools)
 
 
-def build(loaded: Loaded, services: Services) -> Build:
+def check_moderation(loaded: Loaded) -> None:
+    """Raises ConfigError where a check cannot be made, or a sink's library is missing."""
+    moderating.guards(loaded, dict.fromkeys(loaded.config.judges, _NOBODY))
+    auditing.sinks(loaded)
+
+
+class _Nobody:
+    """Stands for a judge where nothing is judged."""
+
+    name = ""
+    max_chars = 0
+
+    async def judge(self, item: Item) -> Opinion:
+        raise JudgeFailed("error", item.direction)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+_NOBODY: Final = _Nobody()
+
+
+def build(loaded: Loaded, services: Services, judges: Mapping[str, Judge]) -> Build:
     """Make everything. Raises ConfigError where the parts do not fit together."""
     parts = check(loaded, services.keys)
+    guards = moderating.guards(loaded, judges)
+    forms = {name: policy.audit.text for name, policy in loaded.config.policies.items()}
     models, providers = parts.models, parts.providers
     consumers = accounting.consumers(loaded.config, loaded.consumer_digests)
     consumers.apply(services.snapshot.everything())
     prices = accounting.prices(loaded.config)
     currency = loaded.config.accounts.currency
+
+    def policy_of(call: Call) -> str:
+        model = models.get(call.request.model) if call.request else None
+        return (call.consumer.policy if call.consumer else "") or (model.policy if model else "") or "default"
 
     def asks_usage(provider: str, endpoint: Endpoint, stream: bool) -> bool:
         known = providers.get(provider)
@@ -99,7 +132,15 @@ def build(loaded: Loaded, services: Services) -> Build:
         consumers=consumers,
         prices=prices,
         plugins=(  # outermost first (design: order of concerns)
-            AuditPlugin(calls.observer(time.monotonic)),
+            AuditPlugin(
+                calls.observer(time.monotonic),
+                put=services.put,
+                form=lambda call: forms.get(policy_of(call), forms.get("default", "masked")),
+                policy=policy_of,
+                private=moderating.PRIVATE,
+                clock=time.monotonic,
+                currency=currency,
+            ),
             AuthPlugin(consumers, services.on_use),
             QuotaPlugin(
                 books=services.books,
@@ -113,6 +154,13 @@ def build(loaded: Loaded, services: Services) -> Build:
                 currency=currency,
                 worker=services.worker,
             ),
+            ModerationPlugin(
+                guard=moderating.choose(guards),
+                models=models,
+                on_failure=calls.count_judge_failure,
+                clock=time.monotonic,
+                wall=time.time,
+            ),
             UsagePlugin(asks_usage),
             RoutingPlugin(
                 models,
@@ -125,6 +173,7 @@ def build(loaded: Loaded, services: Services) -> Build:
         attempt_filters=(TargetFilter(providers), CredentialsFilter(providers, parts.pools)),
         max_answer=loaded.config.gateway.max_answer,
         currency=currency,
+        judges=judges,
     )
 
 
@@ -185,12 +234,14 @@ class App:
     def current(self) -> Build:
         return self._current
 
-    def swap(self, new: Build) -> None:
-        self._known.pop(new.digest, None)
+    def swap(self, new: Build) -> list[Build]:
+        """Returns those that no call may ask for any more."""
+        gone = [self._known.pop(new.digest)] if new.digest in self._known else []
         self._known[new.digest] = new
         while len(self._known) > _KEPT:
-            del self._known[next(iter(self._known))]
+            gone.append(self._known.pop(next(iter(self._known))))
         self._current = new
+        return gone
 
     def open_session(self, metadata: Mapping[str, str]) -> Session:
         """The session for one ext_proc stream, by its initial metadata."""

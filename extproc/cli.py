@@ -169,8 +169,15 @@ def envoy_lint(
 @config_app.command("check")
 def config_check(config: ConfigFile = DEFAULT) -> None:
     """Check the configuration file whole."""
+    from extproc.app import check_moderation
+    from extproc.config.load import ConfigError
+
     loaded = _load(config)
     _resources(loaded, None)
+    try:
+        check_moderation(loaded)
+    except ConfigError as error:
+        refused(error.file, error.problems)
     c = loaded.config
     typer.echo(f"ok: {len(c.providers)} providers, {len(c.models)} models, {len(c.consumers)} consumers")
 

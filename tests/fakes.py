@@ -199,7 +199,15 @@ class Gateway:
             return self.asks and stream and endpoint.name in ("chat", "completions")
 
         return [
-            AuditPlugin(lambda call, outcome: self.audited.append((call, outcome))),
+            AuditPlugin(
+                lambda call, outcome: self.audited.append((call, outcome)),
+                put=lambda record: None,
+                form=lambda call: "none",
+                policy=lambda call: "default",
+                private=(),
+                clock=self.clock,
+                currency="CNY",
+            ),
             AuthPlugin(
                 Consumers(CONSUMERS, [Key(digest(KEY), "acme"), Key(digest(NARROW_KEY), "narrow")]),
                 lambda key, at: self.used.append((key, at)),

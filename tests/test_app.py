@@ -47,6 +47,7 @@ def services(snapshot: Snapshot | None = None) -> Services:
         snapshot=snapshot or Snapshot(),
         keys=Pools(time.monotonic),
         on_use=lambda key, at: None,
+        put=lambda record: None,
         worker="w",
     )
 
@@ -69,7 +70,7 @@ def made(*, key: str = KEY, provider_key: str = "pk-first", **changes: Any) -> B
         "consumers": {"acme": {"keys": [{"value": key}], "models": ["m"]}},
         **changes,
     }
-    return build(parse(yaml.safe_dump(document).encode(), Path("extproc.yaml")), services())
+    return build(parse(yaml.safe_dump(document).encode(), Path("extproc.yaml")), services(), {})
 
 
 # --- build ----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ TABLE: dict[str, set[str] | None] = {
     "stores": {"audit.record", "core", "dialects"},
     "stores.ports": set(),
     "providers": {"core", "dialects"},
-    "filters": {"core", "dialects", "accounts", "moderation", "providers", "stores.ports"},
+    "filters": {"core", "dialects", "accounts", "audit.record", "moderation", "providers", "stores.ports"},
     "wire": {"core"},
     "wire.names": set(),
     "wire.driver": set(),

@@ -73,6 +73,25 @@ class Answered:
     local: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found in a text of the call, and what was done about it.
+
+    ``action``: ``flag``, ``mask``, ``block``, or ``error`` where a judge had no opinion. ``place`` names the text
+    (``messages[2].content``), ``start`` and ``end`` are characters of it. ``what`` is for the operator alone.
+    """
+
+    direction: str
+    check: str
+    category: str
+    action: str
+    score: float = 1.0
+    place: str = ""
+    start: int = 0
+    end: int = 0
+    what: str = ""
+
+
 @dataclass(slots=True)
 class Outcome:
     """How a call ended.
@@ -119,6 +138,11 @@ class Call:
     usage: Usage | None = None
     cache: str = ""
     """How the cache answered: ``hit``, ``semantic``, ``coalesced``, ``miss`` or ``bypass``; empty: it was not asked."""
+    cost: int = 0
+    """What it cost: nano of the accounts' currency."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    held: float = 0.0
+    """Seconds for which moderation held back some part of the answer, at most."""
     answer_headers: dict[str, str] = field(default_factory=dict)
     """Headers for the client, whoever answers."""
 

@@ -75,6 +75,16 @@ class InsufficientQuota(Refusal):
     status, type, code = 429, "insufficient_quota", "insufficient_quota"
 
 
+class ContentBlocked(Refusal):
+    """A text that may not pass, where the policy wants an error and no completion."""
+
+    type, code = "content_policy_violation", "content_blocked"
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+
+
 class PolicyUnavailable(Refusal):
     """We could not judge the call, so it does not pass."""
 

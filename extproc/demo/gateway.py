@@ -68,6 +68,7 @@ class Gateway:
                 "notice": "0s",
             },
             "state": {"journal": str(self.directory / "extproc.journal")},
+            "audit": {"spill": str(self.directory / "audit")},
             "database": {"url": f"sqlite:///{self.directory}/extproc.db"},
         }
         self._process: subprocess.Popen[bytes] | None = None

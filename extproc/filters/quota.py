@@ -79,6 +79,7 @@ class Quota(Filter):
             plugin.books.book(self._row(outcome, None))
             return
         row = self._row(outcome, self._usage(outcome))
+        call.cost = row.cost
         amounts = Amounts(row.tokens, row.cost, int(not row.refused))
         counters = plugin.counters.of(call.consumer, model.name, call.time)  # by the rules that are in force now
         await plugin.books.settle(Settlement(row, amounts, counters))

@@ -4,24 +4,29 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict
 
+from extproc import auditing
 from extproc.accounts.books import Books, Settlement
 from extproc.accounts.consumers import Snapshot
 from extproc.accounts.estimates import Estimator
 from extproc.accounts.verify import differences
-from extproc.app import Build, Services
+from extproc.app import Build, Services, build
+from extproc.audit.writer import AuditWriter
+from extproc.config.load import ConfigError, Loaded, Problem
 from extproc.config.schema import Config
 from extproc.core.evidence import Ended
 from extproc.core.tasks import Tasks
 from extproc.dialects.usage import Usage
+from extproc.judging import build_judges
 from extproc.providers.pool import Pools
 from extproc.stores.memory import MemoryState
 from extproc.stores.ports import Amounts, DatabaseUnavailable, HotState, Row
 from extproc.stores.sql import Database, open_database
+from extproc.telemetry import audit as audit_watch
 from extproc.telemetry import books as watch
 from extproc.telemetry import log
 
@@ -39,7 +44,7 @@ _BYTES_PER_TOKEN: Final = {"yes": 200, "no": 4}
 class WorkerServices:
     """Everything of one worker that outlives a configuration. ``current`` gives the one in force."""
 
-    def __init__(self, database: Database, hot: HotState, worker: str) -> None:
+    def __init__(self, loaded: Loaded, database: Database, hot: HotState, worker: str) -> None:
         self._database = database
         self._hot = hot
         self._worker = worker
@@ -49,18 +54,30 @@ class WorkerServices:
         self.estimator = Estimator(watch.estimated)
         self.snapshot = Snapshot()
         self.keys = Pools(time.monotonic)
+        self._config = loaded.config
+        audit = loaded.config.audit
+        self._audit = AuditWriter(
+            database.audit,
+            spill=audit.spill,
+            limit=audit.spill_size,
+            watch=audit_watch.Watch(),
+            sinks=auditing.sinks(loaded),
+            retention=lambda: auditing.retention(self._config),
+        )
 
     @classmethod
-    async def open(cls, config: Config, index: int) -> "WorkerServices":
+    async def open(cls, loaded: Loaded, index: int) -> "WorkerServices":
         """Raises DatabaseUnavailable or StateUnavailable."""
+        config = loaded.config
         worker = f"{socket.gethostname()}/{index}/{secrets.token_hex(4)}"
         database = await asyncio.to_thread(open_database, config.database.url, currency=config.accounts.currency)
-        made = cls(database, hot_state(config, worker), worker)
+        made = cls(loaded, database, hot_state(config, worker), worker)
         made.snapshot.apply(await asyncio.to_thread(database.register.changes, 0))
         answers = await asyncio.to_thread(database.ledger.typical_output, time.time() - _LEARN)
         for model, (tokens, _) in answers.items():
             made.estimator.seed(model, tokens)
         await made.books.start()
+        await made._audit.start()
         return made
 
     def services(self) -> Services:
@@ -70,6 +87,7 @@ class WorkerServices:
             snapshot=self.snapshot,
             keys=self.keys,
             on_use=self._used.__setitem__,
+            put=self._audit.put,
             worker=self._worker,
         )
 
@@ -81,8 +99,24 @@ class WorkerServices:
     async def close(self) -> None:
         await self._tasks.cancel()
         await self.books.stop()
+        await self._audit.stop()
         await self._touch()
         await asyncio.to_thread(self._database.close)
+
+    async def build(self, loaded: Loaded) -> Build:
+        """What this configuration becomes, off the loop but for its judges. Raises ConfigError."""
+        try:
+            judges = build_judges(loaded.config, loaded.judge_keys)
+        except (OSError, ModuleNotFoundError) as error:
+            raise ConfigError(loaded.file, [Problem("judges", str(error))]) from error
+        made = await asyncio.to_thread(build, loaded, self.services(), judges)
+        self._config = loaded.config
+        return made
+
+    async def retire(self, gone: Sequence[Build]) -> None:
+        """Close what only these used."""
+        for judge in [judge for each in gone for judge in each.judges.values()]:
+            await judge.close()
 
     # --- consumers and keys -----------------------------------------------------------------------------------
 

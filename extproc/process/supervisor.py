@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from extproc.app import Parts, check
+from extproc.app import Parts, check, check_moderation
 from extproc.config.load import ConfigError, Loaded, Problem, parse
 from extproc.config.schema import Config
 from extproc.core.evidence import Ended
@@ -82,6 +82,7 @@ class Supervisor:
         self._content = content
         self._keys = Pools(time.monotonic)
         self._built = check(loaded, self._keys)
+        check_moderation(loaded)
         self._files = files
         self._made = self._render(loaded, self._built)
         self._generation = 0
@@ -324,6 +325,7 @@ class Supervisor:
     def _prepare(self, content: bytes, file: Path) -> tuple[Loaded, Parts, Resources]:
         loaded = parse(content, file)
         built = check(loaded, self._keys)
+        check_moderation(loaded)
         return loaded, built, self._render(loaded, built)
 
     def _render(self, loaded: Loaded, built: Parts) -> Resources:
@@ -348,6 +350,11 @@ class Supervisor:
             Problem(f"gateway.{name}", "changed, which takes effect with a restart only; nothing was applied")
             for name in ("admin", "directory", "concurrency")
             if getattr(old.gateway, name) != getattr(fresh.gateway, name)
+        ]
+        problems += [
+            Problem(f"audit.{name}", "changed, which takes effect with a restart only; nothing was applied")
+            for name in ("spill", "spill_size", "sinks")
+            if getattr(old.audit, name) != getattr(fresh.audit, name)
         ]
         if old.admin.tls != fresh.admin.tls:
             problems.append(Problem("admin.tls", "changed, which takes effect with a restart only"))

@@ -8,7 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
-from extproc.app import App, Build, build
+from extproc.app import App
 from extproc.config.load import ConfigError, parse
 from extproc.config.schema import Config
 from extproc.core.evidence import Ended
@@ -69,11 +69,11 @@ async def run(file: Path, index: int, control: socket.socket) -> int:
     loaded = await asyncio.to_thread(parse, first.content, file)
     config = loaded.config
     try:
-        services = await WorkerServices.open(config, index)
+        services = await WorkerServices.open(loaded, index)
     except (DatabaseUnavailable, StateUnavailable) as reason:
         _LOG.critical("the accounts cannot be kept, so no calls are taken", worker=index, error=str(reason))
         return 1
-    app = App(await asyncio.to_thread(build, loaded, services.services()))
+    app = App(await services.build(loaded))
     services.start(lambda: app.current)
     gc.collect()
     gc.freeze()  # what is here now stays; collections need not look at it again
@@ -136,12 +136,9 @@ async def _answer(writer: asyncio.StreamWriter, ask: Ask, app: App, services: Wo
 
 
 async def _reload(app: App, content: bytes, file: Path, services: WorkerServices) -> Reloaded:
-    def make() -> Build:
-        return build(parse(content, file), services.services())
-
     try:
-        new = await asyncio.to_thread(make)
+        new = await services.build(await asyncio.to_thread(parse, content, file))
     except ConfigError as error:
         return Reloaded(app.digest, str(error))
-    app.swap(new)
+    await services.retire(app.swap(new))
     return Reloaded(app.digest)

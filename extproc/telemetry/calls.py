@@ -25,6 +25,10 @@ def count_attempt(attempt: Attempt) -> None:
     metrics.counter(metrics.ATTEMPTS, attempt.provider, attempt.target, str(attempt.number)).inc()
 
 
+def count_judge_failure(judge: str, reason: str) -> None:
+    metrics.counter(metrics.JUDGE_FAILURES, judge, reason).inc()
+
+
 def error(stage: str) -> Callable[[str, BaseException], None]:
     """What a state machine calls with an exception that nobody foresaw."""
 
@@ -43,6 +47,10 @@ def _count(call: Call, outcome: Outcome, seconds: float) -> None:
     metrics.counter(metrics.CALLS, endpoint, model, consumer, outcome.how, str(outcome.status)).inc()
     if outcome.how in ("refused", "failed"):
         metrics.counter(metrics.REFUSALS, outcome.code).inc()
+    for verdict in call.verdicts:
+        metrics.counter(metrics.VERDICTS, verdict.direction, verdict.check, verdict.category, verdict.action).inc()
+    if call.held:
+        metrics.histogram(metrics.HELD_SECONDS, endpoint).observe(call.held)
     metrics.histogram(metrics.CALL_SECONDS, endpoint, streamed).observe(seconds)
     metrics.histogram(metrics.OWN_SECONDS, "router").observe(call.own_seconds)
     if call.first_byte_at is not None:
@@ -87,6 +95,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, object]:
             "target": call.answered.target,
             "attempts": call.answered.attempts,
         }
+    if call.verdicts:
+        line["verdicts"] = sorted({f"{v.direction}/{v.check}/{v.category}/{v.action}" for v in call.verdicts})
     if call.first_byte_at is not None:
         line["first_byte_seconds"] = round(call.first_byte_at - call.started, 6)
     if call.events:

@@ -41,6 +41,13 @@ FIRST_BYTE_SECONDS: Final = Histogram(
     "extproc_first_byte_seconds", "Until the answer's headers.", ["endpoint", "streamed"], buckets=_LONG
 )
 OWN_SECONDS: Final = Histogram("extproc_own_seconds", "Our own work for one call.", ["stage"], buckets=_QUICK)
+VERDICTS: Final = Counter(
+    "extproc_verdicts", "What moderation found in texts.", ["direction", "check", "category", "action"]
+)
+JUDGE_FAILURES: Final = Counter("extproc_judge_failures", "Questions without an opinion.", ["judge", "reason"])
+HELD_SECONDS: Final = Histogram(
+    "extproc_held_seconds", "How long a part of an answer was held back, at most.", ["endpoint"], buckets=_QUICK
+)
 STREAMS_OPEN: Final = Gauge("extproc_streams_open", "Calls that hold a stream of ours.", multiprocess_mode="livesum")
 ERRORS: Final = Counter("extproc_errors", "Unexpected exceptions; each is in the log.", ["stage"])
 RELOADS: Final = Counter("extproc_config_reloads", "Configurations read.", ["result"])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from extproc.accounts.keys import digest
-from extproc.app import Build, build
+from extproc.app import Build
 from extproc.config.load import parse
 from extproc.core.evidence import Ended
 from extproc.process import services as module
@@ -24,6 +24,7 @@ def content(directory: Path, **parts: Any) -> bytes:
     document = {
         "state": {"journal": str(directory / "journal")},
         "database": {"url": f"sqlite:///{directory}/accounts.db"},
+        "audit": {"spill": str(directory / "audit")},
         "providers": {"home": {"base_url": "http://127.0.0.1:9/v1"}},
         "models": {"m": {"route": {"provider": "home"}, "price": {"input": 2, "output": 8}}},
         "consumers": {"acme": {"keys": [{"value": "sk-acme-example"}], "quota": [{"tokens": 1000, "per": "day"}]}},
@@ -54,8 +55,8 @@ async def _worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     database = open_database(loaded.config.database.url, currency="CNY")
     database.migrate()
     database.register.create_consumer(ConsumerRecord(name="early"))
-    services = await WorkerServices.open(loaded.config, 0)
-    worker = Worker(services, build(loaded, services.services()), database)
+    services = await WorkerServices.open(loaded, 0)
+    worker = Worker(services, await services.build(loaded), database)
     services.start(lambda: worker.built)
     yield worker
     await services.close()
@@ -77,7 +78,7 @@ async def test_a_new_configuration_knows_the_database_too(worker: Worker, tmp_pa
     """What is built later starts with what was read so far."""
     worker.database.register.create_consumer(ConsumerRecord(name="late"))
     await worker.eventually(lambda: worker.services.snapshot.consumers.get("late"))
-    new = build(parse(content(tmp_path), tmp_path / "extproc.yaml"), worker.services.services())
+    new = await worker.services.build(parse(content(tmp_path), tmp_path / "extproc.yaml"))
 
     assert new.consumers.get("late") is not None
     assert new.consumers.revision == worker.services.snapshot.revision
