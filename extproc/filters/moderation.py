@@ -1,8 +1,9 @@
 """Content security: what goes in is judged before the provider reads it, what comes out before the client does."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -292,28 +293,33 @@ class Moderation(Filter):
     def _released(self, *, final: bool) -> list[Event]:
         """The events, in order, whose texts are settled."""
         out: list[Event] = []
+        left = Counter(piece.key for held in self._held for _, piece, _ in held.ends) if final else None
         while self._held and (final or all(end <= running.settled for running, _, end in self._held[0].ends)):
             held = self._held.popleft()
             self._call.held = max(self._call.held, self._plugin.clock() - held.came)
-            out += self._rewritten(held, final=final)
+            last = set(held.event.chunk.closes) if held.event.chunk is not None else set()
+            if left is not None:
+                left.subtract(piece.key for _, piece, _ in held.ends)
+                last.update(piece.key for _, piece, _ in held.ends if not left[piece.key])
+            out += self._rewritten(held, last)
         if self._call.reader is not None:
             for event in out:
                 self._call.reader.sent(event)
         return out
 
-    def _rewritten(self, held: _Held, *, final: bool) -> list[Event]:
+    def _rewritten(self, held: _Held, last: AbstractSet[str]) -> list[Event]:
+        """``last``: keys of texts that end with this event."""
         call, event = self._call, held.event
         if call.endpoint is None or event.chunk is None:
             return [event]
-        closing = set(event.chunk.closes)
         said, changed = [], False
         for _, piece, end in held.ends:
-            text = self._said(piece, end, final=piece.key in closing or final)
+            text = self._said(piece, end, final=piece.key in last)
             changed = changed or text != piece.text
             said.append(text)
         before = [
             Event(dialects.text_event(call.endpoint, event, key, rest))
-            for key in closing - {piece.key for _, piece, _ in held.ends}
+            for key in last - {piece.key for _, piece, _ in held.ends}
             if (rest := self._rest(key))
         ]
         if changed:
