@@ -14,12 +14,24 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
 
+from bench import lookup
 from bench.load import Load, Seen
 from bench.stage import KEY, Subject, cpu_seconds, memory, subjects
 
 SIZES: Final = {"small": 0, "100 KB": 100_000}
 CONNECTIONS: Final = (1, 32, 256)
 STREAMS: Final = 200
+EVERYBODY: Final = ("Envoy alone", "grpcio, doing nothing", "granian, doing nothing", "grpcio", "granian")
+STREAMING: Final = ("Envoy alone", "grpcio", "granian")
+ACCOUNTED: Final = ("no accounts", "accounts in memory", "accounts in Redis")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A load, and by name who is put under it; all are compared with the first."""
+
+    load: Load
+    subjects: Sequence[str]
 
 
 @dataclass(slots=True)
@@ -38,12 +50,13 @@ class Result:
     worker_cpu: float = 0.0
     seconds: float = 0.0
     worker_bytes: int = 0
+    scripts: int = 0
 
     @property
     def rate(self) -> float:
         return median(self.rates)
 
-    def add(self, seen: Seen, envoy_cpu: float, worker_cpu: float, grown: int) -> None:
+    def add(self, seen: Seen, envoy_cpu: float, worker_cpu: float, grown: int, scripts: int = 0) -> None:
         self.rates.append(seen.calls / seen.seconds)
         self.latencies += [1000 * x for x in seen.latencies]
         self.first += [1000 * x for x in seen.first]
@@ -54,6 +67,7 @@ class Result:
         self.worker_cpu += worker_cpu
         self.seconds += seen.seconds
         self.worker_bytes = max(self.worker_bytes, grown)
+        self.scripts += scripts
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -65,6 +79,7 @@ def measure(subject: Subject, load: Load, result: Result) -> None:
     pids = [subject.envoy] + ([subject.worker] if subject.worker else [])
     before = [cpu_seconds(pid) for pid in pids]
     rest = memory(subject.worker) if subject.worker else 0
+    scripts = subject.scripts()
     grown = 0
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "seen.json"
@@ -78,51 +93,59 @@ def measure(subject: Subject, load: Load, result: Result) -> None:
             raise RuntimeError(f"the load generator ended with status {process.returncode}")
         seen = Seen(**json.loads(file.read_text()))
     spent = [cpu_seconds(pid) - b for pid, b in zip(pids, before, strict=True)]
-    result.add(seen, spent[0], spent[1] if len(spent) > 1 else 0.0, grown)
+    result.add(seen, spent[0], spent[1] if len(spent) > 1 else 0.0, grown, subject.scripts() - scripts)
+
+
+def cases(seconds: float) -> dict[str, Case]:
+    made = {
+        f"{connections} connection{'s' * (connections > 1)}, {name}": Case(
+            Load(0, connections, seconds, size, key=KEY), EVERYBODY
+        )
+        for name, size in SIZES.items()
+        for connections in CONNECTIONS
+    }
+    made[f"{STREAMS} streams, 50 events/s"] = Case(Load(0, STREAMS, stream=True, key=KEY), STREAMING)
+    for connections, name in ((1, "small"), (32, "small"), (32, "100 KB")):
+        load = Load(0, connections, seconds, SIZES[name], key=KEY)
+        made[f"accounts: {name}, {connections} at once"] = Case(load, ACCOUNTED)
+    return made
 
 
 def run(rounds: int, seconds: float, only: str) -> list[Result]:
     """Everything takes turns, so that what the machine does meanwhile meets all alike."""
-    cases: dict[str, Load] = {
-        f"{connections} connection{'s' * (connections > 1)}, {name}": Load(0, connections, seconds, size, key=KEY)
-        for name, size in SIZES.items()
-        for connections in CONNECTIONS
-    }
-    cases[f"{STREAMS} streams, 50 events/s"] = Load(0, STREAMS, stream=True, key=KEY)
-    cases = {name: load for name, load in cases.items() if only in name}
-    with subjects() as all_subjects:
-        results = {(case, s.name): Result(case, s.name) for case in cases for s in all_subjects}
+    chosen = {name: case for name, case in cases(seconds).items() if only in name}
+    with subjects({name for case in chosen.values() for name in case.subjects}) as running:
+        found = {subject.name: subject for subject in running}
         warm = Load(0, 8, 0.5, key=KEY)
-        for subject in all_subjects:
+        for subject in running:
             warm.port = subject.port
             measure(subject, warm, Result("warm-up", subject.name))
+        results = {(name, s): Result(name, s) for name, case in chosen.items() for s in case.subjects}
         for number in range(rounds):
-            for case, load in cases.items():
-                turn = number % len(all_subjects)
-                for subject in all_subjects[turn:] + all_subjects[:turn]:
-                    if load.stream and "nothing" in subject.name:
-                        continue  # it knows no streams
-                    load.port = subject.port
-                    print(
-                        f"\rround {number + 1} of {rounds}: {case}: {subject.name} ".ljust(79), end="", file=sys.stderr
-                    )
-                    measure(subject, load, results[case, subject.name])
+            for name, case in chosen.items():
+                turn = number % len(case.subjects)
+                for who in (*case.subjects[turn:], *case.subjects[:turn]):
+                    case.load.port = found[who].port
+                    print(f"\rround {number + 1} of {rounds}: {name}: {who} ".ljust(79), end="", file=sys.stderr)
+                    measure(found[who], case.load, results[name, who])
         print("\r".ljust(80) + "\r", end="", file=sys.stderr)
-    return [r for r in results.values() if r.rates]
+    return list(results.values())
 
 
 # --- the table ------------------------------------------------------------------------------------------------
 
 
 def table(results: list[Result]) -> Iterator[str]:
-    alone = {r.case: r for r in results if r.subject == "Envoy alone"}
+    first: dict[str, Result] = {}
+    for r in results:
+        first.setdefault(r.case, r)
     calls = [r for r in results if r.latencies]
     if calls:
         yield "| load | | calls/s | ratio | p50 ms | p99 ms | CPU ms/call: Envoy | worker |"
         yield "|---|---|--:|--:|--:|--:|--:|--:|"
     for r in calls:
         yield (
-            f"| {r.case} | {r.subject} | {r.rate:,.0f} | {r.rate / alone[r.case].rate:.2f} "
+            f"| {r.case} | {r.subject} | {r.rate:,.0f} | {r.rate / first[r.case].rate:.2f} "
             f"| {percentile(r.latencies, 50):.2f} | {percentile(r.latencies, 99):.2f} "
             f"| {1000 * r.envoy_cpu / r.calls:.2f} | {_or_dash(1000 * r.worker_cpu / r.calls)} |"
         )
@@ -138,7 +161,7 @@ def table(results: list[Result]) -> Iterator[str]:
         p99 = percentile(r.gaps, 99)
         yield (
             f"| {r.case} | {r.subject} | {percentile(r.first, 50):.1f} | {percentile(r.gaps, 50):.1f} | {p99:.1f} "
-            f"| {p99 - percentile(alone[r.case].gaps, 99):+.1f} | {r.envoy_cpu / r.seconds:.0%} "
+            f"| {p99 - percentile(first[r.case].gaps, 99):+.1f} | {r.envoy_cpu / r.seconds:.0%} "
             f"| {_or_dash(100 * r.worker_cpu / r.seconds, '%')} "
             f"| {_or_dash(1e6 * r.worker_cpu / (len(r.gaps) + len(r.first)))} "
             f"| {_or_dash(r.worker_bytes / 1024 / STREAMS)} |"
@@ -166,6 +189,17 @@ def targets(results: list[Result]) -> Iterator[tuple[str, float, str, bool]]:
         if (case, transport) in found:
             gap = percentile(found[case, transport].gaps, 99) - percentile(found[case, "Envoy alone"].gaps, 99)
             yield f"{transport}: ms added to the gap between events, p99, {STREAMS} streams", gap, "< 20", gap < 20
+    case = "accounts: small, 32 at once"
+    if (case, "no accounts") in found:
+        ratio = found[case, "accounts in memory"].rate / found[case, "no accounts"].rate
+        yield (
+            "accounts in memory: calls/s at 32 connections, as a ratio to the run without",
+            ratio,
+            "≥ 0.85",
+            ratio >= 0.85,
+        )
+        trips = found[case, "accounts in Redis"].scripts / found[case, "accounts in Redis"].calls
+        yield "accounts in Redis: round trips a call, to reserve and to settle", trips, "≤ 2.1", trips <= 2.1
 
 
 def main() -> None:
@@ -188,6 +222,9 @@ def main() -> None:
     print()
     for words, value, bound, holds in targets(results):
         print(f"{'reached' if holds else 'MISSED '}  {words}: {value:.2f} ({bound})")
+    if not options.only:
+        print()
+        print("\n".join(lookup.table(*((lookup.SIZES[:2], 1_000) if options.quick else ()))))
     if failed := sum(r.failed for r in results):
         print(f"\n{failed} calls failed: nothing above counts.", file=sys.stderr)
         sys.exit(1)
@@ -208,6 +245,7 @@ def _figures(r: Result) -> dict[str, Any]:
         "envoy_cpu_seconds": r.envoy_cpu,
         "worker_cpu_seconds": r.worker_cpu,
         "worker_bytes_grown": r.worker_bytes,
+        "redis_scripts": r.scripts,
     }
 
 

@@ -17,6 +17,7 @@ from extproc.config.load import parse
 from extproc.config.schema import Config
 from extproc.core.messages import PROCEED, BodyMode, Decision, Message, Proceed, ResponseHead
 from extproc.process.worker import make_server
+from extproc.wire.driver import OpenSession
 from extproc.wire.session import Session
 
 _WHOLE: Final = Proceed(response_mode=BodyMode.BUFFERED)
@@ -39,10 +40,11 @@ def _open(_metadata: Mapping[str, str]) -> Session:
     return Session(Nothing())
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, open_session: OpenSession) -> None:
+    """Until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    server = make_server(config, 0, _open)
+    server = make_server(config, 0, open_session)
     await server.start()
     await stopped.wait()
     await server.stop(0)
@@ -50,4 +52,4 @@ async def serve(config: Config) -> None:
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    uvloop.run(serve(parse(file.read_bytes(), file).config))
+    uvloop.run(serve(parse(file.read_bytes(), file).config, _open))

@@ -212,7 +212,7 @@ def test_config_schema(run: Run) -> None:
     assert result.exit_code == 0
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(schema["properties"]) == {
-        *("gateway", "server", "admin", "state", "database", "accounts"),
+        *("gateway", "server", "admin", "state", "database", "accounts", "audit", "judges"),
         *("providers", "models", "teams", "consumers", "policies"),
     }
     assert schema["additionalProperties"] is False

@@ -154,12 +154,13 @@ class Consumers:
         for team in changes.teams:
             if team.name not in self._file_teams:
                 self._apply_team(team)
-        changed_teams = {team.name for team in changes.teams}
-        for record in changes.consumers:
-            self._records[record.name] = record
-        for record in list(self._records.values()):
-            if record.team in changed_teams or record in changes.consumers:
-                self._apply_consumer(record)
+        changed = {record.name: record for record in changes.consumers}
+        self._records |= changed
+        if changes.teams:
+            teams = {team.name for team in changes.teams}
+            changed |= {record.name: record for record in self._records.values() if record.team in teams}
+        for record in changed.values():
+            self._apply_consumer(record)
         for key in changes.keys:
             self._apply_key(key)
 

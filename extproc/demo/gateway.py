@@ -62,7 +62,7 @@ class Gateway:
             },
             "server": {
                 "grpc": f"unix:{self.directory}/extproc.sock",
-                "access_log": f"unix:{self.directory}/extproc-log.sock",
+                "access_log": f"unix:{self.directory}/log.sock",
                 "http": f"127.0.0.1:{ports['http']}",
                 "drain": "3s",
                 "notice": "0s",

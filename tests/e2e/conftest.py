@@ -12,7 +12,7 @@ from world import ACME, GLOBEX, LEAVER, PROVIDER_KEYS, World, refusing_port, wri
 from extproc.demo.gateway import Gateway
 from extproc.demo.stub import StubProvider, running
 
-TIGHT = {"first_byte": "1s", "idle": "500ms"}
+TIGHT = {"first_byte": "1500ms", "idle": "1s"}
 PRIMARY = {"provider": "primary", "model": "gpt-primary"}
 BACKUP = {"provider": "backup", "model": "qwen-max-longer-than-the-public-name"}
 THIRD = {"provider": "third", "model": "gpt-eu"}
