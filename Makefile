@@ -35,6 +35,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'aliyun-log-python-sdk>=0.9,<1'
+	# xds-protos brings an older copy of its modules, which may have been installed over them.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall opentelemetry-proto
 	touch $@
 
 clean:

@@ -36,7 +36,7 @@ class Tokens:
 
     @property
     def total(self) -> int:
-        return math.ceil(self.latin + self.cjk + self.code)
+        return math.ceil(round(self.latin + self.cjk + self.code, 6))  # however the sum was made
 
 
 def count(text: str) -> Tokens:

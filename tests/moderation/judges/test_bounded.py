@@ -334,9 +334,9 @@ async def test_over_the_network(caplog: pytest.LogCaptureFixture, capfd: pytest.
     async with stub_judges() as stub:
         clock = Clock()
         judge = Bounded(
-            OpenAiModeration("omni", f"{stub.url}/v1", key), timeout=0.3, concurrency=3, breaker=(3, 5.0), clock=clock
+            OpenAiModeration("omni", f"{stub.url}/v1", key), timeout=2.0, concurrency=3, breaker=(3, 5.0), clock=clock
         )
-        stub.delay = 5.0
+        stub.delay = 30.0
         assert await reason(judge, item("my secret text")) == "timeout"
         stub.delay, stub.status = 0.0, 500
         assert await reason(judge, item("my secret text")) == "error"
