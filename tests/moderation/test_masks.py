@@ -152,8 +152,7 @@ def test_inside_json(mask: str) -> None:
     source = f'{{"who": "{mask}!", "n": 1}}'
     answer = restored(source, json=True)
 
-    assert json.loads(answer)["who"].lstrip("\n") == ORIGINALS["客户_1"] + "!" or mask.startswith("\\n")
-    assert json.loads(answer)["who"].endswith(ORIGINALS["客户_1"] + "!")
+    assert json.loads(answer)["who"].lstrip("\n") == ORIGINALS["客户_1"] + "!"
     assert restored(source, cuts=list(range(len(source))), json=True) == answer
 
 
@@ -170,12 +169,14 @@ def test_every_chunking_gives_the_same(answer: str, data: st.DataObject, json_te
 @given(answers)
 def test_little_is_held_back(answer: str) -> None:
     """No more is held back than the longest mask, and nothing of a text that cannot become one."""
-    restorer = Restorer({"PHONE_1": "1"})
-    out = sum(len(restorer.feed(character, final=False)) for character in answer + "hello world")
+    restorer = Restorer({"PHONE_1": "longer than its mask"})
+    held = 0
+    for character in answer:
+        held += 1 - len(restorer.feed(character, final=False))
+        assert held <= len("\\\\[PHONE\\_1\\\\]")
 
     assert Restorer(ORIGINALS).feed("hello wor", final=False) == "hello wor"
     assert Restorer(ORIGINALS).feed("see [PHO", final=False) == "see "
-    assert out >= len("hello world")
 
 
 def test_nothing_to_restore() -> None:
